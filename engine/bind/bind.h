@@ -1,0 +1,45 @@
+// What the files of bind/ share. Only this room knows Python.
+//
+// Tensors come as the address of their first element, a count and, where it is not fixed,
+// a dtype; recis/ has checked that they are contiguous and on the CPU.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "base/status.h"
+
+namespace recis::bind {
+
+namespace py = pybind11;
+
+// Engine calls run without the interpreter's lock.
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+// Carries a Status to Python; module.cc turns it into the exception of its code.
+struct StatusError {
+  Status status;
+};
+
+inline void ThrowIfError(Status status) {
+  if (!status.ok()) throw StatusError{std::move(status)};
+}
+template <class T>
+T ValueOrThrow(Result<T> result) {
+  if (!result.ok()) throw StatusError{result.status()};
+  return std::move(result.value());
+}
+
+template <class T>
+T* Address(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void InitMemory(py::module_& module);
+void InitPolicies(py::module_& module);
+void InitTable(py::module_& module);
+
+}  // namespace recis::bind

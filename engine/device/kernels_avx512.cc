@@ -1,0 +1,3 @@
+#define RECIS_KERNELS kAvx512Kernels
+#define RECIS_KERNELS_NAME "avx512"
+#include "device/kernels_impl.h"

@@ -1,0 +1,170 @@
+// The table: ids to records, and everything that is done to a record.
+//
+// An id is deduplicated (Numbering), looked up (Index), given a row if it is new and
+// admitted (Directory) and its record copied out of the hot blocks (Arena). Gradients
+// gather in Gradient until an optimizer step applies them to the records.
+//
+// Threads: any method from any thread. Read(), Contains() and the other const methods run
+//   side by side; the rest run alone. Results do not depend on the thread count.
+// Invariants:
+//  (1) index_ holds id -> row iff directory_ says row is live and belongs to id.
+//  (2) A record of a row that is not live is all zeros.
+//  (3) A method that returns an error has changed nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "device/kernels.h"
+#include "device/memory.h"
+#include "hot/arena.h"
+#include "table/admission.h"
+#include "table/batch.h"
+#include "table/directory.h"
+#include "table/gradient.h"
+#include "table/index.h"
+#include "table/schema.h"
+
+namespace recis {
+
+struct TableOptions {
+  std::string name;
+  DType dtype = DType::kFloat32;
+  std::vector<int64_t> shape;  // of one embedding
+  int64_t block_rows = 5;
+  DrawArgs draw;  // first values of an embedding
+};
+
+// Counts since the table was made. lookups = hits + misses; rows = admits - evictions.
+struct TableStats {
+  int64_t rows = 0;
+  int64_t lookups = 0;    // ids looked up, repeats included
+  int64_t hits = 0;       // of them, those that had a row already
+  int64_t misses = 0;
+  int64_t admits = 0;     // distinct ids that got a row
+  int64_t refusals = 0;   // distinct ids, per lookup, that a policy refused
+  int64_t evictions = 0;  // rows freed
+  int64_t hot_bytes = 0;    // records, free rows of the last slab included
+  int64_t index_bytes = 0;  // index and directory
+  int64_t gradient_rows = 0;
+};
+
+// One block of one slot, as a strided view.
+struct BlockView {
+  std::shared_ptr<const Slab> slab;  // keeps the memory alive
+  std::byte* data = nullptr;         // first element of the block's first row
+  int64_t row_stride_bytes = 0;
+};
+
+class Table {
+ public:
+  static Result<std::unique_ptr<Table>> Make(TableOptions options);
+
+  // ---- lookup -----------------------------------------------------------------------
+  // `out` is (n, *shape); ids without a row read as zeros. `stream`: out is large and its
+  // pages are warm, so it is written past the processor's cache.
+
+  // Changes nothing but the counters.
+  Status Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) const;
+  // A lookup that may admit; a null policy admits all.
+  Result<std::shared_ptr<Batch>> Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
+                                        std::byte* out, bool stream);
+  // The same in steps, for a policy that must not run under the table's lock: Find, ask,
+  // AdmitFound, Gather.
+  Result<std::shared_ptr<Batch>> Find(const int64_t* ids, int64_t n) const;
+  // Gives rows to the ids of `batch` that have none and whose admit[i] is true.
+  Status AdmitFound(Batch& batch, const bool* admit);
+  Status Gather(Batch& batch, std::byte* out, bool stream) const;
+
+  void Contains(const int64_t* ids, int64_t n, bool* out) const;
+  // rows[i] of ids[i], or -1.
+  void Rows(const int64_t* ids, int64_t n, int64_t* rows) const;
+
+  // ---- change -----------------------------------------------------------------------
+
+  // Admits the ids and overwrites their embeddings, (n, *shape); the last of repeated ids
+  // wins. Returns the rows of the distinct ids.
+  Result<std::shared_ptr<Batch>> Insert(const int64_t* ids, int64_t n, const std::byte* values);
+  // Removes ids, their records, counters and pending gradients. Returns how many there were.
+  int64_t Evict(const int64_t* ids, int64_t n);
+  void Clear();
+
+  // ---- gradient ---------------------------------------------------------------------
+
+  // Adds the gradient of a lookup's output, (batch.size, *shape). Ids evicted since the
+  // lookup take nothing.
+  Status Accumulate(const Batch& batch, const void* values, DType dtype, bool mean,
+                    double divisor);
+  // Adds to rows, repeats summed. Fails without effect if a row is not live.
+  Status AccumulateRows(const int64_t* rows, int64_t n, const void* values, DType dtype);
+  int64_t GradientRows() const;
+  // Pending gradient: rows ascending, values in accumulators divided by `divisor`.
+  // REQUIRES: room for GradientRows().
+  int64_t ReadGradient(int64_t capacity, double divisor, int64_t* rows, std::byte* values) const;
+  void ClearGradient();
+
+  // ---- optimizer --------------------------------------------------------------------
+
+  // Applies the pending gradient, which stays. `states` are slots of accumulator type.
+  Status Step(const RuleParams& params, const std::vector<int>& states);
+
+  // ---- slots ------------------------------------------------------------------------
+
+  Result<int> AddSlot(Slot slot);
+  std::vector<Slot> Slots() const;
+  // values: (n, *slot shape) of the rows; fails without effect if a row is not live.
+  Status ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const;
+  Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
+  // Row order, [capacity, *slot shape]; rows that are not live read as zeros.
+  Status ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const;
+  Result<BlockView> Block(int slot, int64_t block) const;
+
+  // ---- whole table ------------------------------------------------------------------
+
+  int64_t size() const;
+  // Rows in use, rounded up to whole blocks.
+  int64_t Capacity() const;
+  // Live rows ascending, with their ids. REQUIRES: room for size(); returns the count.
+  int64_t IdsMap(int64_t capacity, int64_t* ids, int64_t* rows) const;
+  TableStats Stats() const;
+  const TableOptions& options() const { return options_; }
+
+ private:
+  using ReadLock = std::shared_lock<std::shared_mutex>;
+  using WriteLock = std::unique_lock<std::shared_mutex>;
+
+  explicit Table(TableOptions options) : options_(std::move(options)) {}
+
+  size_t embedding_bytes() const { return schema_.slots()[0].bytes(); }
+  // Those below REQUIRE the lock, shared for const ones.
+  Result<std::shared_ptr<Batch>> FindLocked(const int64_t* ids, int64_t n) const;
+  void FindRows(const int64_t* ids, int64_t n, Row* rows) const;
+  void Refresh(Batch& batch) const;
+  Status AdmitLocked(Batch& batch, const bool* admit);
+  void GatherLocked(const Batch& batch, std::byte* out, bool stream) const;
+  void InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n);
+  void RenewTemplate();
+  Status CheckRows(const int64_t* rows, int64_t n) const;
+  Status CheckSlot(int slot) const;
+  int64_t CapacityLocked() const;
+
+  const TableOptions options_;
+  mutable std::shared_mutex mutex_;
+  Schema schema_;                         // GUARDED_BY(mutex_)
+  std::unique_ptr<Arena> arena_;          // GUARDED_BY(mutex_)
+  std::vector<std::byte> new_record_;     // GUARDED_BY(mutex_): a record but for its draws
+  Index index_;                           // GUARDED_BY(mutex_)
+  Directory directory_;                   // GUARDED_BY(mutex_)
+  std::unique_ptr<Gradient> gradient_;    // GUARDED_BY(mutex_)
+  uint64_t eviction_count_ = 0;           // GUARDED_BY(mutex_): calls that freed rows
+  mutable std::atomic<int64_t> lookups_{0}, hits_{0};
+  int64_t admits_ = 0, refusals_ = 0, evictions_ = 0;  // GUARDED_BY(mutex_)
+};
+
+}  // namespace recis

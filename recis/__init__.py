@@ -1,0 +1,10 @@
+"""recis: a checkpointable embedding-store engine for PyTorch.
+
+Start with `recis.nn.HashTable` and an optimizer from `recis.optim`.
+"""
+
+from recis._engine import build_info as build_info
+from recis._engine import clear_idle_buffers as clear_idle_buffers
+from recis._engine import set_large_pages as set_large_pages
+
+__version__: str = build_info()["version"]

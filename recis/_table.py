@@ -1,0 +1,355 @@
+"""The engine's table behind a face that takes and gives tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from recis import _engine
+from recis._tensors import (
+    CODE_OF,
+    DTYPES,
+    accumulator_of,
+    check_ids,
+    check_values,
+    new_output,
+    on_cpu,
+    use_torch_threads,
+)
+
+AskAdmission = Callable[[Tensor, Tensor], Tensor]
+"""`(ids, counts) -> mask`, each `(n,)`: which of these new ids get a row."""
+
+
+class Slot:
+    """A named column of every row of a table: the embedding, an optimizer's state, a counter."""
+
+    def __init__(self, table: Table, index: int) -> None:
+        self._table = table
+        self._index = index
+        spec = table.engine.slots()[index]
+        self._name = spec.name
+        self.dtype = DTYPES[spec.dtype]
+        self.shape = tuple(spec.shape)
+
+    def name(self) -> str:
+        """The slot's name, unique in its table."""
+        return self._name
+
+    def block_size(self) -> int:
+        """Rows a block holds."""
+        return self._table.block_size
+
+    def flat_size(self) -> int:
+        """Elements one row holds."""
+        return math.prod(self.shape)
+
+    def value(self) -> Tensor:
+        """A copy in row order, `(capacity, *shape)`; rows that hold no id are zeros."""
+        capacity = self._table.engine.capacity()
+        out, _ = new_output((capacity, *self.shape), self.dtype)
+        self._table.engine.read_whole_slot(self._index, capacity, out.data_ptr())
+        return out
+
+    def values(self) -> list[Tensor]:
+        """One live view a block, `(block_size, *shape)`: writing into it writes the table.
+
+        A view stays valid memory for ever, but shows the table only until a slot is added or
+        the table is cleared: ask again then.
+        """
+        return [self._view(block) for block in range(self._table.blocks())]
+
+    def read(self, rows: Tensor) -> Tensor:
+        """A copy for these rows, int64 `(n,)`, as `(n, *shape)`.
+
+        Raises:
+            IndexError: a row is not in use.
+        """
+        rows = check_ids(rows, f"{self}: rows")
+        out, _ = new_output((rows.numel(), *self.shape), self.dtype)
+        self._table.engine.read_slot(self._index, rows.data_ptr(), rows.numel(), out.data_ptr())
+        return out
+
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        """Overwrites these rows, int64 `(n,)`, with `(n, *shape)`; the last of repeats wins.
+
+        Raises:
+            IndexError: a row is not in use; nothing was written.
+        """
+        rows = check_ids(rows, f"{self}: rows")
+        values = check_values(values, rows.numel(), self.shape, f"{self}: values")
+        values = on_cpu(values, self.dtype)
+        self._table.engine.write_slot(self._index, rows.data_ptr(), rows.numel(), values.data_ptr())
+
+    def _view(self, block: int) -> Tensor:
+        memory = self._table.engine.block(self._index, block)
+        strides = [math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
+        return torch.frombuffer(memory, dtype=self.dtype).as_strided(
+            (self.block_size(), *self.shape),
+            (memory.row_stride_bytes // self.dtype.itemsize, *strides),
+        )
+
+    def __repr__(self) -> str:
+        return f"slot {self._name!r} of table {self._table.name!r}"
+
+
+class SlotGroup:
+    """The slots of one table."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def slots(self) -> list[Slot]:
+        """Every slot; the embedding is the first."""
+        return [Slot(self._table, index) for index in range(len(self._table.engine.slots()))]
+
+    def slot_by_index(self, index: int) -> Slot:
+        """The slot at this place.
+
+        Raises:
+            IndexError: there are fewer.
+        """
+        return self.slots()[index]
+
+    def slot_by_name(self, name: str) -> Slot:
+        """The slot of this name.
+
+        Raises:
+            KeyError: there is none; the message lists those there are.
+        """
+        for slot in self.slots():
+            if slot.name() == name:
+                return slot
+        known = ", ".join(slot.name() for slot in self.slots())
+        raise KeyError(f"table {self._table.name!r} has no slot {name!r}; it has {known}")
+
+
+class Table:
+    """Ids, embeddings and all that belongs to them: what a `HashTable` puts into its state dict.
+
+    Optimizers and hooks work on this object; models use `HashTable`. Rows, int64 from 0, are
+    the table's own numbering of its ids.
+    """
+
+    hashtable_tag = True
+
+    def __init__(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        shape: tuple[int, ...],
+        block_size: int,
+        draw: _engine.Draw,
+    ) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.shape = shape
+        self.block_size = block_size
+        self.engine = _engine.Table(name, CODE_OF[dtype], list(shape), block_size, draw)
+
+    # ---- lookup ----
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Embeddings of ids of any shape; those without a row read as zeros. Changes nothing."""
+        count = ids.numel()
+        use_torch_threads(count)
+        out, stream = new_output((*ids.shape, *self.shape), self.dtype)
+        self.engine.read(ids.data_ptr(), count, out.data_ptr(), stream)
+        return out
+
+    def lookup(
+        self, ids: Tensor, policy: _engine.AdmissionPolicy | None
+    ) -> tuple[Tensor, _engine.Batch]:
+        """Embeddings of ids, admitting new ones as `policy` says (None: all)."""
+        count = ids.numel()
+        use_torch_threads(count)
+        out, stream = new_output((*ids.shape, *self.shape), self.dtype)
+        batch = self.engine.lookup(ids.data_ptr(), count, policy, out.data_ptr(), stream)
+        return out, batch
+
+    def lookup_asking(self, ids: Tensor, ask: AskAdmission) -> tuple[Tensor, _engine.Batch]:
+        """The same with a policy in Python, which runs while the table is not locked."""
+        count = ids.numel()
+        use_torch_threads(count)
+        batch = self.engine.find(ids.data_ptr(), count)
+        positions, new_ids, counts = torch.empty((3, batch.distinct), dtype=torch.int64)
+        found = batch.unknown(positions.data_ptr(), new_ids.data_ptr(), counts.data_ptr())
+        if found:
+            answer = ask(new_ids[:found], counts[:found])
+            if answer.dtype != torch.bool or answer.shape != (found,):
+                raise ValueError(
+                    f"table {self.name!r}: an admit hook must return a bool mask of shape "
+                    f"{(found,)}, found {answer.dtype} {tuple(answer.shape)}"
+                )
+            admit = torch.zeros(batch.distinct, dtype=torch.bool)
+            admit[positions[:found]] = answer.cpu()
+            self.engine.admit(batch, admit.data_ptr())
+        out, stream = new_output((*ids.shape, *self.shape), self.dtype)
+        self.engine.gather(batch, out.data_ptr(), stream)
+        return out, batch
+
+    def contains(self, ids: Tensor) -> Tensor:
+        """Bool mask of the shape of ids: which have a row."""
+        ids = check_ids(ids, f"table {self.name!r}: ids")
+        out = torch.empty(ids.shape, dtype=torch.bool)
+        self.engine.contains(ids.data_ptr(), ids.numel(), out.data_ptr())
+        return out
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """Rows of the shape of ids; -1 for an id that has none."""
+        ids = check_ids(ids, f"table {self.name!r}: ids")
+        out = torch.empty(ids.shape, dtype=torch.int64)
+        self.engine.rows(ids.data_ptr(), ids.numel(), out.data_ptr())
+        return out
+
+    # ---- change ----
+
+    def insert(self, ids: Tensor, embeddings: Tensor) -> _engine.Batch:
+        """Admits ids `(n,)` and overwrites their embeddings; see `HashTable.insert`."""
+        what = f"table {self.name!r}: insert"
+        ids = check_ids(ids, f"{what}: ids").reshape(-1)
+        embeddings = check_values(embeddings, ids.numel(), self.shape, f"{what}: embeddings")
+        if embeddings.dtype != self.dtype:
+            raise ValueError(f"{what}: expected {self.dtype}, found {embeddings.dtype}")
+        use_torch_threads(ids.numel())
+        embeddings = on_cpu(embeddings, self.dtype)
+        return self.engine.insert(ids.data_ptr(), ids.numel(), embeddings.data_ptr())
+
+    def evict(self, ids: Tensor) -> int:
+        """Removes ids and all that belongs to them; returns how many had a row."""
+        ids = check_ids(ids, f"table {self.name!r}: evict: ids")
+        use_torch_threads(ids.numel())
+        return self.engine.evict(ids.data_ptr(), ids.numel())
+
+    def delete(self, ids: Tensor, rows: Tensor, name: str | None = None) -> None:
+        """`evict`, as filter hooks call it: rows and the hook's name are not needed."""
+        self.evict(ids)
+
+    def clear(self) -> None:
+        """Drops ids, rows and gradients; the slots stay."""
+        self.engine.clear()
+
+    # ---- gradient ----
+
+    def accumulate(self, batch: _engine.Batch, grad: Tensor, mean: bool, divisor: float) -> None:
+        """Adds the gradient of a lookup's output."""
+        grad = on_cpu(grad, self.dtype)
+        use_torch_threads(batch.size)
+        self.engine.accumulate(batch, grad.data_ptr(), CODE_OF[self.dtype], mean, divisor)
+
+    def accept_grad(self, grad_index: Tensor, grad: Tensor) -> None:
+        """Adds to the pending gradient of rows; see `HashTable.accept_grad`."""
+        what = f"table {self.name!r}: accept_grad"
+        self._check_trainable(what)
+        rows = check_ids(grad_index, f"{what}: grad_index").reshape(-1)
+        grad = check_values(grad, rows.numel(), self.shape, f"{what}: grad")
+        if not grad.is_floating_point():
+            raise TypeError(f"{what}: expected a floating-point grad, found {grad.dtype}")
+        grad = on_cpu(grad, accumulator_of(self.dtype))
+        self.engine.accumulate_rows(
+            rows.data_ptr(), rows.numel(), grad.data_ptr(), CODE_OF[grad.dtype]
+        )
+
+    def grad(self, acc_step: int = 1) -> Tensor:
+        """The pending gradient; see `HashTable.grad`."""
+        if acc_step <= 0:
+            raise ValueError(f"table {self.name!r}: acc_step must be positive, is {acc_step}")
+        room = self.engine.gradient_rows()
+        rows = torch.empty(room, dtype=torch.int64)
+        values = torch.empty((room, *self.shape), dtype=accumulator_of(self.dtype))
+        count = self.engine.read_gradient(room, acc_step, rows.data_ptr(), values.data_ptr())
+        size = (self.engine.capacity(), *self.shape)
+        return torch.sparse_coo_tensor(
+            rows[:count].unsqueeze(0),
+            values[:count].to(self.dtype),
+            size,
+            check_invariants=False,
+            is_coalesced=True,
+        )
+
+    def clear_grad(self) -> None:
+        """Drops the pending gradient."""
+        self.engine.clear_gradient()
+
+    def step(self, params: _engine.RuleParams, states: list[int]) -> None:
+        """Applies the pending gradient to the rows it belongs to."""
+        count = self.engine.gradient_rows()
+        use_torch_threads(count * 4)
+        self.engine.step(params, states)
+
+    # ---- slots ----
+
+    def slot_group(self) -> SlotGroup:
+        """The table's slots."""
+        return SlotGroup(self)
+
+    def get_slot(self, name: str) -> Slot:
+        """The slot of this name; KeyError if there is none."""
+        return self.slot_group().slot_by_name(name)
+
+    def add_slot(
+        self,
+        name: str,
+        dtype: torch.dtype | None = None,
+        shape: tuple[int, ...] | None = None,
+        initial: float = 0.0,
+    ) -> int:
+        """Adds a slot to every row, present and future, and returns its index.
+
+        Args:
+            name: unique in the table; an equal slot of that name is found instead.
+            dtype: default, what optimizer state of this table is kept in.
+            shape: default, that of an embedding.
+            initial: every element of a row that has not been written yet.
+
+        Raises:
+            ValueError: a slot of that name but another dtype, shape or initial value exists.
+        """
+        code = CODE_OF[dtype if dtype is not None else accumulator_of(self.dtype)]
+        return self.engine.add_slot(
+            name, code, list(self.shape if shape is None else shape), initial
+        )
+
+    # ---- whole table ----
+
+    def ids_map(self) -> tuple[Tensor, Tensor]:
+        """`(ids, rows)`, int64 `(R,)` each, rows ascending."""
+        room = len(self.engine)
+        ids, rows = torch.empty((2, room), dtype=torch.int64)
+        count = self.engine.ids_map(room, ids.data_ptr(), rows.data_ptr())
+        return ids[:count], rows[:count]
+
+    def blocks(self) -> int:
+        """Blocks that hold a row."""
+        return self.engine.capacity() // self.block_size
+
+    def stats(self) -> dict[str, int]:
+        """Counters; see `HashTable.stats`."""
+        return self.engine.stats()
+
+    def __len__(self) -> int:
+        return len(self.engine)
+
+    def _check_trainable(self, what: str) -> None:
+        if not self.dtype.is_floating_point:
+            raise ValueError(f"{what}: the table holds {self.dtype}, which takes no gradient")
+
+    def __repr__(self) -> str:
+        return f"Table({self.name!r}, {self.dtype}, {list(self.shape)}, rows={len(self)})"
+
+    def _refuse_copy(self, how: str) -> NoReturn:
+        raise TypeError(
+            f"table {self.name!r} cannot be {how}: it may be larger than memory. Move its content "
+            "with HashTable.insert(other.ids(), other.embeddings()), and keep it out of the dict "
+            "with split_sparse_dense_state_dict(state_dict)."
+        )
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self._refuse_copy("copied")
+
+    def __reduce__(self) -> NoReturn:
+        self._refuse_copy("pickled")

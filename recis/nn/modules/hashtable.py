@@ -1,0 +1,499 @@
+"""`HashTable`: embeddings for a vocabulary that grows while training.
+
+Source: names, arguments and defaults follow RecIS's documentation; what is ours is keyword-only.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
+
+from recis import _engine
+from recis._singleton import Singleton
+from recis._table import SlotGroup, Table
+from recis._tensors import DTYPES, check_ids
+from recis.nn.hashtable_hook import AdmitHook, FilterHook
+from recis.nn.initializers import BaseInitializer, ConstantInitializer
+from recis.nn.modules._children import ChildrenInfo
+from recis.nn.modules.hashtable_hook_impl import BaseAdmitHookImpl, HashtableHookFactory
+
+_NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,255}")
+
+
+class Slice:
+    """The part `[slice_begin, slice_end)` of `slice_size` slices that a table holds.
+
+    An id belongs to slice `uint64(id) % slice_size`.
+    """
+
+    def __init__(self, slice_beg: int, slice_end: int, slice_size: int) -> None:
+        if not 0 <= slice_beg <= slice_end <= slice_size or slice_size == 0:
+            raise ValueError(
+                "expected 0 <= slice_beg <= slice_end <= slice_size and slice_size > 0, found "
+                f"[{slice_beg}, {slice_end}) of {slice_size}"
+            )
+        self.slice_begin = slice_beg
+        self.slice_end = slice_end
+        self.slice_size = slice_size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slice) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.slice_begin, self.slice_end, self.slice_size))
+
+    def __repr__(self) -> str:
+        return f"Slice({self.slice_begin}, {self.slice_end}, {self.slice_size})"
+
+
+def gen_slice(shard_index: int = 0, shard_num: int = 1, slice_size: int = 65536) -> Slice:
+    """The contiguous slice of one of `shard_num` shards; earlier shards take the remainder.
+
+    Example:
+        >>> gen_slice(1, 3, 8)
+        Slice(3, 6, 8)
+    """
+    if shard_num <= 0 or not 0 <= shard_index < shard_num:
+        raise ValueError(f"there is no shard {shard_index} of {shard_num}")
+    size, rest = divmod(slice_size, shard_num)
+    begin = shard_index * size + min(shard_index, rest)
+    return Slice(begin, begin + size + (shard_index < rest), slice_size)
+
+
+class HashtableRegister(metaclass=Singleton):
+    """The names of live tables and of their children. A singleton.
+
+    A name is free again once its table is gone.
+    """
+
+    def __init__(self) -> None:
+        self._infos: dict[str, str] = {}
+        self._tables: WeakValueDictionary[str, Table] = WeakValueDictionary()
+
+    def register(self, name: str, info: str, ht: Table) -> None:
+        """Takes a name for as long as `ht` lives.
+
+        Raises:
+            ValueError: a live table has it.
+        """
+        if name in self._tables:
+            gc.collect()  # perhaps it is only held by a reference cycle that is garbage
+        if name in self._tables:
+            raise ValueError(
+                f"a live table is named {name!r} already, with {self._infos[name]}, asked for "
+                f"{info}; delete it first or choose another name"
+            )
+        self._infos[name] = info
+        self._tables[name] = ht
+
+    def get_ht_by_child_name(self, name: str) -> Table:
+        """The live table that has this name or child; KeyError if there is none."""
+        return self._tables[name]
+
+
+class HashTable(torch.nn.Module):
+    """Embeddings of any int64 ids, with the optimizer state and counters that belong to them.
+
+    In training, an id that has no row is admitted: it gets a row and its first embedding. In
+    `eval()`, and for integer dtypes, the table is read-only and unknown ids read as zeros.
+
+    Args:
+        embedding_shape: sizes of one embedding, all positive.
+        block_size: rows a block holds: the unit of memory, of `slot.values()` and of spilling.
+        dtype: float32, float64, float16, bfloat16, int8, int32 or int64. float16 and bfloat16
+            tables keep gradients and optimizer state in float32.
+        device: where hot rows live. Only the CPU, so far.
+        coalesced: whether several tables share this one; ids then carry their child's index,
+            see `children_info().encode`.
+        children: names of those tables; default, `[name]`.
+        slice: which slices of the ids this table holds when it is saved and loaded.
+        initializer: first embeddings, from `recis.nn.initializers`; default, zeros.
+        name: unique among live tables.
+        grad_reduce_by: "worker" sums an id's gradients over a call and divides by WORLD_SIZE;
+            "id" averages them.
+        filter_hook: which ids to evict when filtering runs.
+        seed: of the initializer; equal seeds give equal ids equal embeddings.
+
+    Raises:
+        TypeError, ValueError: an argument is unusable; the message says which and why.
+        RuntimeError: the device is not available.
+
+    Example:
+        >>> table = HashTable(embedding_shape=[4], name="users_example")
+        >>> table(torch.tensor([7, -1, 7])).shape
+        torch.Size([3, 4])
+        >>> len(table)
+        2
+    """
+
+    def __init__(
+        self,
+        embedding_shape: Sequence[int],
+        block_size: int = 5,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = torch.device("cpu"),
+        coalesced: bool = False,
+        children: Sequence[str] | None = None,
+        slice: Slice = Slice(0, 65536, 65536),  # noqa: B008 - immutable in use
+        initializer: BaseInitializer | None = None,
+        name: str = "hashtable",
+        grad_reduce_by: str = "worker",
+        filter_hook: FilterHook | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_name(name)
+        shape = _check_shape(name, embedding_shape)
+        if dtype not in DTYPES:
+            raise TypeError(f"table {name!r}: dtype must be one of {DTYPES}, found {dtype}")
+        if not isinstance(block_size, int) or isinstance(block_size, bool):
+            raise TypeError(f"table {name!r}: block_size must be an int, found {block_size!r}")
+        if grad_reduce_by not in ("worker", "id"):
+            raise ValueError(
+                f"table {name!r}: grad_reduce_by must be 'worker' or 'id', found {grad_reduce_by!r}"
+            )
+        if not isinstance(slice, Slice):
+            raise TypeError(f"table {name!r}: slice must be a Slice, found {slice!r}")
+        self._device = _check_device(name, device)
+        self._children = ChildrenInfo(name, [name] if children is None else children, coalesced)
+        self._initializer = ConstantInitializer() if initializer is None else initializer
+        self._slice = slice
+        self._grad_mean = grad_reduce_by == "id"
+        self._grad_divisor = float(os.environ.get("WORLD_SIZE", 1)) if not self._grad_mean else 1.0
+        draw = self._initializer.draw(shape, dtype, seed)
+        self._table = Table(name, dtype, shape, block_size, draw)
+        self._register_names()
+        # Something for autograd to differentiate: the embeddings are no leaf of the graph.
+        self._holder = torch.zeros((), requires_grad=True)
+        self._filter_hook_impl = (
+            None
+            if filter_hook is None
+            else HashtableHookFactory().create_filter_hook(self, filter_hook)
+        )
+        self._register_state_dict_hook(_put_table)
+        self.register_load_state_dict_post_hook(_accept_table)
+
+    def _register_names(self) -> None:
+        table = self._table
+        info = json.dumps(
+            {
+                "shape": list(table.shape),
+                "dtype": str(table.dtype),
+                "initializer": str(self._initializer),
+            }
+        )
+        for child in self._children.children():
+            _check_name(child)
+            HashtableRegister().register(child, info, table)
+        if not self._children.has_child(table.name):
+            HashtableRegister().register(table.name, info, table)
+
+    # ---- lookup ----
+
+    def forward(self, ids: Tensor, admit_hook: AdmitHook | None = None) -> Tensor:
+        """Looks up one embedding for each id.
+
+        Args:
+            ids: int64, any shape, any device; repeats allowed.
+            admit_hook: which unknown ids get a row while training; None, all of them.
+
+        Returns:
+            `(*ids.shape, *embedding_shape)` on the ids' device, part of the autograd graph
+            while training. Ids without a row read as zeros and take no gradient.
+
+        Raises:
+            TypeError: ids are not int64.
+            MemoryError, OverflowError: no room for new rows; the table has not changed.
+        """
+        table = self._table
+        flat = check_ids(ids, f"table {table.name!r}: ids")
+        if self._children.is_coalesce():
+            self._children.check_encoded(flat)
+        if not (self.training and table.dtype.is_floating_point):
+            out = table.read(flat)
+        else:
+            admission = None if admit_hook is None else self._admission(admit_hook)
+            out = _Lookup.apply(self._holder, self, flat, admission)
+        return out if ids.device.type == "cpu" else out.to(ids.device)
+
+    def _admission(self, hook: AdmitHook) -> BaseAdmitHookImpl:
+        if not isinstance(hook, AdmitHook):
+            raise TypeError(
+                f"table {self._table.name!r}: admit_hook must be an AdmitHook, found {hook!r}"
+            )
+        return HashtableHookFactory().create_admit_hook(self, hook)
+
+    def _lookup(
+        self, ids: Tensor, admission: BaseAdmitHookImpl | None
+    ) -> tuple[Tensor, _engine.Batch]:
+        if admission is None or admission.policy is not None:
+            out, batch = self._table.lookup(ids, None if admission is None else admission.policy)
+        else:
+            out, batch = self._table.lookup_asking(ids, admission.admit)
+        self._observe(batch)
+        return out, batch
+
+    def _observe(self, batch: _engine.Batch) -> None:
+        """Tells the filter hook which rows were used."""
+        if self._filter_hook_impl is None:
+            return
+        rows, counts = torch.empty((2, batch.distinct), dtype=torch.int64)
+        known = batch.known_rows(rows.data_ptr(), counts.data_ptr())
+        self._filter_hook_impl.observe(rows[:known], counts[:known])
+
+    def prefetch(self, ids: Tensor) -> None:
+        """Starts promoting the rows of these ids. A table in memory has them all hot.
+
+        Raises:
+            TypeError: ids are not int64.
+        """
+        check_ids(ids, f"table {self._table.name!r}: prefetch: ids")
+
+    # ---- change ----
+
+    def insert(self, ids: Tensor, embeddings: Tensor) -> None:
+        """Gives ids a row if they have none, and overwrites their embeddings.
+
+        Other slots of ids that had a row stay; those of new ids are initial. The last of
+        repeated ids wins.
+
+        Args:
+            ids: int64 `(n,)`.
+            embeddings: `(n, *embedding_shape)` of the table's dtype.
+
+        Raises:
+            TypeError, ValueError: a shape or dtype is wrong; nothing was inserted.
+        """
+        self._observe(self._table.insert(ids, embeddings))
+
+    def evict(self, ids: Tensor) -> int:
+        """Removes ids, int64 of any shape: rows, all slots and pending gradients.
+
+        Returns:
+            How many of them had a row.
+        """
+        return self._table.evict(ids)
+
+    def clear(self) -> None:
+        """Drops all ids, rows, gradients and sightings. The slots stay."""
+        self._table.clear()
+        for impl in HashtableHookFactory().admits_of(self):
+            impl.clear()
+
+    # ---- gradient ----
+
+    def accept_grad(self, grad_index: Tensor, grad: Tensor) -> None:
+        """Adds to the pending gradient.
+
+        Args:
+            grad_index: int64 `(n,)`, rows as `ids_map` gives them (not ids); repeats are summed.
+            grad: floating point, `(n, *embedding_shape)`.
+
+        Raises:
+            IndexError: a row is not in use; nothing was added.
+            TypeError, ValueError: a dtype or shape is wrong; nothing was added.
+        """
+        self._table.accept_grad(grad_index, grad)
+
+    def grad(self, acc_step: int = 1) -> Tensor:
+        """The pending gradient divided by `acc_step`; it stays pending.
+
+        Returns:
+            Sparse COO, `(capacity, *embedding_shape)`, coalesced: indices are rows, ascending.
+        """
+        return self._table.grad(acc_step)
+
+    def clear_grad(self) -> None:
+        """Drops the pending gradient."""
+        self._table.clear_grad()
+
+    # ---- content ----
+
+    def ids(self) -> Tensor:
+        """Every id, int64 `(R,)`, by ascending row."""
+        return self._table.ids_map()[0]
+
+    def embeddings(self) -> Tensor:
+        """Every embedding, `(R, *embedding_shape)`: `embeddings()[i]` belongs to `ids()[i]`."""
+        return self._table.get_slot("embedding").read(self._table.ids_map()[1])
+
+    def ids_map(self) -> tuple[Tensor, Tensor]:
+        """`(ids, rows)`, int64 `(R,)` each, by ascending row."""
+        return self._table.ids_map()
+
+    def slot_group(self) -> SlotGroup:
+        """The slots: the embedding, optimizer state, counters."""
+        return self._table.slot_group()
+
+    def __len__(self) -> int:
+        """Rows in use."""
+        return len(self._table)
+
+    def __contains__(self, ids: Tensor | int) -> Any:
+        """Whether an id has a row; for a tensor of ids, the mask that `contains` gives."""
+        if isinstance(ids, int):
+            return bool(self.contains(torch.tensor([ids])).item())
+        return self.contains(ids)
+
+    def contains(self, ids: Tensor) -> Tensor:
+        """Bool mask of the shape of ids: which have a row."""
+        return self._table.contains(ids)
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the table was made.
+
+        `lookups` (ids asked for, repeats included) = `hits` (those that had a row) + `misses`;
+        `rows` = `admits` - `evictions`; `refusals` counts distinct ids an admit hook refused, a
+        call at a time. `hot_bytes` and `index_bytes` are memory; `cold_rows`, `cold_bytes`,
+        `promotes` and `spills` are zero for a table without a store.
+        """
+        cold = {"cold_rows": 0, "cold_bytes": 0, "promotes": 0, "spills": 0}
+        return {**self._table.stats(), **cold}
+
+    # ---- what it is ----
+
+    @property
+    def table(self) -> Table:
+        """What optimizers and hooks work on, and the state dict holds."""
+        return self._table
+
+    @property
+    def device(self) -> torch.device:
+        """Where hot rows live."""
+        return self._device
+
+    @property
+    def slice(self) -> Slice:
+        """Which slices of the ids this table holds when it is saved and loaded."""
+        return self._slice
+
+    @property
+    def coalesce(self) -> bool:
+        """Whether several tables share this one."""
+        return self._children.is_coalesce()
+
+    @property
+    def children_hashtable(self) -> list[str]:
+        """Names of the tables that share this one."""
+        return self._children.children()
+
+    def children_info(self) -> ChildrenInfo:
+        """The children and the encoding of their ids."""
+        return self._children
+
+    def initializer(self) -> BaseInitializer:
+        """What first embeddings are drawn with."""
+        return self._initializer
+
+    @override
+    def extra_repr(self) -> str:
+        table = self._table
+        return f"{table.name!r}, {list(table.shape)}, dtype={table.dtype}, rows={len(table)}"
+
+
+class _Lookup(torch.autograd.Function):
+    """The lookup as a node of the autograd graph; its backward adds to the pending gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        holder: Tensor,
+        module: HashTable,
+        ids: Tensor,
+        admission: BaseAdmitHookImpl | None,
+    ) -> Tensor:
+        out, ctx.batch = module._lookup(ids, admission)
+        ctx.table = module._table
+        ctx.mean = module._grad_mean
+        ctx.divisor = module._grad_divisor
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
+        ctx.table.accumulate(ctx.batch, grad, ctx.mean, ctx.divisor)
+        return None, None, None, None
+
+
+def is_hashtable(obj: object) -> bool:
+    """Whether this is what a `HashTable` puts into a state dict."""
+    return hasattr(obj, "hashtable_tag")
+
+
+def split_sparse_dense_state_dict(
+    state_dict: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Moves the tables out of a state dict: `(tables, the rest)`.
+
+    The rest is the dict given, which loses its tables.
+    """
+    sparse = {key: value for key, value in state_dict.items() if is_hashtable(value)}
+    for key in sparse:
+        del state_dict[key]
+    return sparse, state_dict
+
+
+def filter_out_sparse_param(model: torch.nn.Module) -> dict[str, Any]:
+    """The tables of a model by name: what sparse optimizers are made with.
+
+    Example:
+        >>> from recis.optim import SparseAdamW
+        >>> model = torch.nn.Sequential(HashTable([8], name="filter_out_example"))
+        >>> sparse_params = filter_out_sparse_param(model)
+        >>> sparse_optimizer = SparseAdamW(sparse_params, lr=0.001)
+    """
+    return split_sparse_dense_state_dict(model.state_dict())[0]
+
+
+def _put_table(
+    module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, metadata: object
+) -> None:
+    assert isinstance(module, HashTable)
+    state_dict[module.table.name] = module.table
+
+
+def _accept_table(module: torch.nn.Module, incompatible: Any) -> None:
+    """A state dict's tables are the live ones: nothing to load, and nothing unexpected."""
+    assert isinstance(module, HashTable)
+    if module.table.name in incompatible.unexpected_keys:
+        incompatible.unexpected_keys.remove(module.table.name)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name or name[0] == "/":
+        raise ValueError(
+            f"a table's name must be 1 to 255 of A-Z a-z 0-9 _ . - / without '..' and not begin "
+            f"with '/', found {name!r}: it becomes part of file names"
+        )
+
+
+def _check_shape(name: str, shape: object) -> tuple[int, ...]:
+    if isinstance(shape, Sequence) and not isinstance(shape, str) and len(shape) > 0:
+        sizes = tuple(shape)
+        if all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
+            return sizes
+    raise ValueError(
+        f"table {name!r}: embedding_shape must be a list of positive ints such as [64], "
+        f"found {shape!r}"
+    )
+
+
+def _check_device(name: str, device: torch.device | str) -> torch.device:
+    device = torch.device(device)
+    if device.type != "cpu":
+        raise RuntimeError(
+            f"table {name!r}: device {str(device)!r} is not available: this build of recis keeps "
+            "tables on the CPU. Use device='cpu'; ids may be on any device, embeddings follow them."
+        )
+    return device

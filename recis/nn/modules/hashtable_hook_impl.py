@@ -1,0 +1,311 @@
+"""How admission and filtering are done: built-in policies, and the place to add your own."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from recis import _engine
+from recis._singleton import Singleton
+from recis.nn.hashtable_hook import AdmitHook, BaseHook, FilterHook
+
+if TYPE_CHECKING:
+    from recis._table import Table
+    from recis.nn.modules.hashtable import HashTable
+
+logger = logging.getLogger(__name__)
+
+
+class BaseAdmitHookImpl:
+    """An admission policy of one table. Override `admit`, and register the class.
+
+    A subclass is made with the hook's parameters as keyword arguments.
+    """
+
+    policy: _engine.AdmissionPolicy | None = None
+    """For built-in policies, what the engine runs instead of `admit`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Takes whatever parameters the hook has."""
+
+    def admit(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """Which new ids get a row.
+
+        Args:
+            ids: int64 `(n,)`, distinct, none of which has a row.
+            counts: int64 `(n,)`, how often each occurs in this call.
+
+        Returns:
+            A bool mask `(n,)`. The others read as zeros and take no gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define admit(ids, counts)")
+
+    def clear(self) -> None:
+        """Forgets what was learnt about ids: the table was cleared."""
+
+
+class ReadOnlyHookImpl(BaseAdmitHookImpl):
+    """No new id gets a row."""
+
+    def __init__(self) -> None:
+        self.policy = _engine.AdmitNone()
+
+
+class FrequencyAdmitHookImpl(BaseAdmitHookImpl):
+    """An id gets a row at its `min_frequency`-th sighting."""
+
+    def __init__(self, min_frequency: int, max_candidates: int = 1 << 22) -> None:
+        _check_at_least("FrequencyAdmit", "min_frequency", min_frequency, 1)
+        _check_at_least("FrequencyAdmit", "max_candidates", max_candidates, 2)
+        self._frequency = _engine.FrequencyAdmission(min_frequency, max_candidates)
+        self.policy = self._frequency
+
+    def sightings(self, id: int) -> int:
+        """How often an id without a row was seen; 0 once it has one."""
+        return self._frequency.sightings(id)
+
+    def state(self) -> tuple[Tensor, Tensor]:
+        """`(ids, counts)`, int64 `(n,)` each: every id seen but not admitted yet."""
+        ids, counts = torch.empty((2, len(self._frequency)), dtype=torch.int64)
+        self._frequency.dump(ids.data_ptr(), counts.data_ptr())
+        return ids, counts
+
+    def load_state(self, ids: Tensor, counts: Tensor) -> None:
+        """Replaces the sightings by these, as `state` gave them."""
+        ids, counts = ids.contiguous(), counts.contiguous()
+        self._frequency.restore(ids.data_ptr(), counts.data_ptr(), ids.numel())
+
+    @override
+    def clear(self) -> None:
+        self._frequency.clear()
+
+
+class BaseFilterHookImpl(torch.nn.Module):
+    """A filter policy of one table. Override `update` and `filter`, and register the class.
+
+    A subclass is made with the table as its first argument and the hook's parameters as keyword
+    arguments. It is a submodule of the table, so its buffers are saved with the model.
+    """
+
+    def __init__(self, ht: HashTable, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__()
+        self._ht: Table = ht.table
+        self._name = name
+
+    def update(self, index: Tensor) -> None:
+        """Called at each training lookup and insert with the rows, int64 `(n,)`, it touched."""
+
+    def observe(self, rows: Tensor, counts: Tensor) -> None:
+        """`update` with how often each row occurred, int64 `(n,)`; override one of the two."""
+        self.update(rows)
+
+    def update_step(self, step_size: int = 1) -> None:
+        """Called after each training step; override it in a filter that goes by steps."""
+
+    def filter(self, ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Which ids to evict.
+
+        Args:
+            ids: int64 `(n,)`, every id of the table.
+            index: int64 `(n,)`, their rows.
+
+        Returns:
+            The ids to evict and their rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define filter(ids, rows)")
+
+    def do_filter(self) -> None:
+        """Runs the filter over the whole table and evicts what it names."""
+        ids, index = self._ht.ids_map()
+        delete_ids, delete_index = self.filter(ids, index)
+        self._ht.delete(delete_ids, delete_index, self._name)
+        self.after_filter(ids, delete_ids)
+
+    def after_filter(self, ids: Tensor, delete_ids: Tensor) -> None:
+        """Called after a run with all ids there were and those that went."""
+        logger.info(
+            "%s of table %r: %d of %d ids evicted",
+            type(self).__name__,
+            self._ht.name,
+            delete_ids.numel(),
+            ids.numel(),
+        )
+
+    def forward(self, index: Tensor) -> None:
+        """`update`, for code that calls the hook as a module."""
+        self.update(index)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"name={self._name!r}, table={self._ht.name!r}"
+
+
+class GlobalStepFilterHookImpl(BaseFilterHookImpl):
+    """Evicts a row when `global step - stamp > filter_step`, the stamp being its last use."""
+
+    _global_step: Tensor
+
+    def __init__(self, ht: HashTable, name: str = "step_filter", filter_step: int = 100) -> None:
+        super().__init__(ht, name)
+        _check_at_least("GlobalStepFilter", "filter_step", filter_step, 1)
+        self._filter_step = filter_step
+        self.register_buffer("_global_step", torch.zeros(1, dtype=torch.int64))
+        self._ht.add_slot(name, torch.int64, (1,))
+
+    @override
+    def update_step(self, step_size: int = 1) -> None:
+        """Advances the global step."""
+        self._global_step += step_size
+
+    @override
+    def update(self, index: Tensor) -> None:
+        stamp = self._global_step.expand(index.numel(), 1)
+        self._ht.get_slot(str(self._name)).write(index, stamp)
+
+    @override
+    def filter(self, ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        stamps = self._ht.get_slot(str(self._name)).read(index).view(-1)
+        stale = self._global_step.cpu() - stamps > self._filter_step
+        return ids[stale], index[stale]
+
+
+class FrequencyFilterHookImpl(BaseFilterHookImpl):
+    """Evicts ids seen fewer than `min_frequency` times since admission, new ones spared once."""
+
+    def __init__(
+        self, ht: HashTable, name: str = "frequency_filter", min_frequency: int = 2
+    ) -> None:
+        super().__init__(ht, name)
+        _check_at_least("FrequencyFilter", "min_frequency", min_frequency, 1)
+        self._min_frequency = min_frequency
+        self._ht.add_slot(name, torch.int64, (1,))
+        self._ht.add_slot(f"{name}_spared", torch.int8, (1,), initial=1)
+
+    @override
+    def observe(self, rows: Tensor, counts: Tensor) -> None:
+        frequency = self._ht.get_slot(str(self._name))
+        frequency.write(rows, frequency.read(rows) + counts.view(-1, 1))
+
+    @override
+    def filter(self, ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        spared = self._ht.get_slot(f"{self._name}_spared")
+        new = spared.read(index).view(-1).bool()
+        spared.write(index[new], torch.zeros(int(new.sum()), 1, dtype=torch.int8))
+        seen = self._ht.get_slot(str(self._name)).read(index).view(-1)
+        rare = ~new & (seen < self._min_frequency)
+        return ids[rare], index[rare]
+
+
+class HashtableHookFactory(metaclass=Singleton):
+    """The registry of policies, and of those at work on live tables. A singleton.
+
+    Example:
+        >>> class EvenIds(BaseAdmitHookImpl):
+        ...     def admit(self, ids, counts):
+        ...         return ids % 2 == 0
+        >>> HashtableHookFactory().regist_admit("EvenIds", EvenIds)
+        >>> import torch
+        >>> from recis.nn import AdmitHook, HashTable
+        >>> table = HashTable(embedding_shape=[4], name="even_ids_example")
+        >>> _ = table(torch.tensor([1, 2, 3, 4]), admit_hook=AdmitHook("EvenIds"))
+        >>> sorted(table.ids().tolist())
+        [2, 4]
+    """
+
+    def __init__(self) -> None:
+        self._filter_classes: dict[str, type[BaseFilterHookImpl]] = {}
+        self._admit_classes: dict[str, type[BaseAdmitHookImpl]] = {}
+        self._filters: dict[str, WeakKeyDictionary[HashTable, BaseFilterHookImpl]] = {}
+        self._admits: dict[str, WeakKeyDictionary[HashTable, BaseAdmitHookImpl]] = {}
+
+    def regist_filter(self, name: str, filter_hook_impl: type[BaseFilterHookImpl]) -> None:
+        """Registers a filter policy.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._filter_classes:
+            raise ValueError(f"filter hook {name!r} is registered already")
+        self._filter_classes[name] = filter_hook_impl
+
+    def regist_admit(self, name: str, admit_hook_impl: type[BaseAdmitHookImpl]) -> None:
+        """Registers an admission policy.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._admit_classes:
+            raise ValueError(f"admit hook {name!r} is registered already")
+        self._admit_classes[name] = admit_hook_impl
+
+    def get_filters(self) -> Mapping[str, Mapping[HashTable, BaseFilterHookImpl]]:
+        """Filters at work: by name, then by table. Tables that are gone are not listed."""
+        return self._filters
+
+    def get_admits(self) -> Mapping[str, Mapping[HashTable, BaseAdmitHookImpl]]:
+        """Admission policies at work: by hook, `str(AdmitHook(...))`, then by table."""
+        return self._admits
+
+    def create_filter_hook(self, ht: HashTable, hook: FilterHook) -> BaseFilterHookImpl:
+        """The policy of `hook` for a table.
+
+        Raises:
+            ValueError: no such policy, parameters it does not take, or the table has it already.
+        """
+        tables = self._filters.setdefault(hook.name, WeakKeyDictionary())
+        if ht in tables:
+            raise ValueError(f"table {ht.table.name!r} has filter hook {hook.name!r} already")
+        tables[ht] = _make(self._filter_classes, hook, ht)
+        return tables[ht]
+
+    def create_admit_hook(self, ht: HashTable, hook: AdmitHook) -> BaseAdmitHookImpl:
+        """The policy of `hook` for a table: one for each table and set of parameters.
+
+        Raises:
+            ValueError: no such policy, or parameters it does not take.
+        """
+        tables = self._admits.get(str(hook))
+        impl = None if tables is None else tables.get(ht)
+        if impl is None:
+            impl = _make(self._admit_classes, hook)
+            self._admits.setdefault(str(hook), WeakKeyDictionary())[ht] = impl
+        return impl
+
+    def admits_of(self, ht: HashTable) -> list[BaseAdmitHookImpl]:
+        """The admission policies that have been used on a table."""
+        return [tables[ht] for tables in self._admits.values() if ht in tables]
+
+
+def _make(classes: Mapping[str, type[Any]], hook: BaseHook, *args: HashTable) -> Any:
+    if hook.name not in classes:
+        raise ValueError(
+            f"no {type(hook).__name__} is registered as {hook.name!r}; there are: "
+            f"{', '.join(sorted(classes))}. Add yours with HashtableHookFactory()."
+        )
+    signature = inspect.signature(classes[hook.name])
+    try:
+        signature.bind(*args, **hook.params)
+    except TypeError as error:
+        raise ValueError(
+            f"hook {hook.name!r} cannot take params {hook.params}: {error}; "
+            f"it is {hook.name}{signature}"
+        ) from None
+    return classes[hook.name](*args, **hook.params)
+
+
+def _check_at_least(hook: str, name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{hook}: {name} must be an int of at least {least}, found {value!r}")
+
+
+HashtableHookFactory().regist_admit("ReadOnly", ReadOnlyHookImpl)
+HashtableHookFactory().regist_admit("FrequencyAdmit", FrequencyAdmitHookImpl)
+HashtableHookFactory().regist_filter("GlobalStepFilter", GlobalStepFilterHookImpl)
+HashtableHookFactory().regist_filter("FrequencyFilter", FrequencyFilterHookImpl)

@@ -1,0 +1,35 @@
+"""What all tests share."""
+
+import os
+from itertools import count
+
+import pytest
+import torch
+from hypothesis import settings
+
+from recis.nn import HashTable
+
+# Time is not a property: a busy machine must not turn an example red. Derandomized, so that a
+# red run on one machine is red on all. HYPOTHESIS_PROFILE=deep looks further, at new places.
+settings.register_profile("recis", deadline=None, derandomize=True)
+settings.register_profile("deep", deadline=None, max_examples=2000, stateful_step_count=80)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "recis"))
+
+_numbers = count()
+
+
+@pytest.fixture(params=["cpu"])
+def device(request):
+    """Where the tables under test live."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def make_table(device):
+    """Makes tables on the device under test, each with a name of its own."""
+
+    def make(embedding_shape=(4,), **options):
+        options = {"name": f"table-{next(_numbers)}", "device": device, **options}
+        return HashTable(list(embedding_shape), **options)
+
+    return make
