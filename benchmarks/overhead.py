@@ -71,7 +71,7 @@ def _add(report: Report, dim: int, threads: int, size: int, times: dict[str, lis
         row: dict[str, object] = {"dim": dim, "threads": threads, "ids": size, "who": name}
         row |= {key: Spread.of([turn[key] * 1e6 for turn in turns]) for key in turns[0]}
         report.rows.append(row)
-    if "recis" in times and size in GOAL_US:
+    if size in GOAL_US:
         got = Spread.of([turn["eval"] * 1e6 for turn in times["recis"]])
         report.goal(
             f"dim {dim}, {threads} threads: us for {size} ids, eval", got, at_most=GOAL_US[size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
@@ -13,10 +14,16 @@ import torch
 from common import Batch, Vocabulary
 from torch import Tensor, nn
 
+import recis
+from recis.nn import HashTable
+from recis.nn.initializers import BaseInitializer
+from recis.nn.modules.hashtable import filter_out_sparse_param
+from recis.optim import SparseAdam
+
 INSERT_ROWS = 1 << 20
 _table_numbers = count()
 
-PACKAGES = {"recis": "recis", "fbgemm": "fbgemm_gpu", "mch": "torchrec"}
+PACKAGES = {"fbgemm": "fbgemm_gpu", "mch": "torchrec"}
 
 Lookup = Callable[[Batch], Tensor]
 
@@ -41,12 +48,16 @@ def installed(names: list[str]) -> list[str]:
     return present
 
 
+def is_recis(name: str) -> bool:
+    return name.startswith("recis")
+
+
 def random_rows(rows: int, dim: int) -> Tensor:
     return torch.empty(rows, dim).uniform_(-0.1, 0.1)
 
 
-def _recis_lookup(vocabulary: Vocabulary, weight: Tensor) -> Lookup:
-    table = recis_table(weight.shape[1])
+def _recis_lookup(vocabulary: Vocabulary, weight: Tensor, *, large_pages: bool = False) -> Lookup:
+    table = recis_table(weight.shape[1], large_pages)
     ids = vocabulary.ids()
     for first in range(0, vocabulary.rows, INSERT_ROWS):
         part = slice(first, first + INSERT_ROWS)
@@ -105,8 +116,8 @@ def _mch_lookup(vocabulary: Vocabulary, weight: Tensor) -> Lookup:
     return lookup
 
 
-def _recis_trainer(vocabulary: Vocabulary, dim: int) -> Trainer:
-    table = recis_table(dim)
+def _recis_trainer(vocabulary: Vocabulary, dim: int, *, large_pages: bool = False) -> Trainer:
+    table = recis_table(dim, large_pages)
     optimizer = recis_adam(table)
     ids = vocabulary.ids()
     for first in range(0, vocabulary.rows, INSERT_ROWS):
@@ -154,15 +165,16 @@ def _floor_trainer(_vocabulary: Vocabulary, dim: int) -> Trainer:
     return Trainer(forward, step)
 
 
-def recis_table(dim: int, initializer: Any = None) -> Any:
+def recis_table(
+    dim: int, large_pages: bool, initializer: BaseInitializer | None = None
+) -> HashTable:
+    recis.set_large_pages(large_pages)
     name = f"table{next(_table_numbers)}"  # two live tables may not share one
-    table = import_module("recis.nn").HashTable
-    return table([dim], block_size=1024, initializer=initializer, name=name)
+    return HashTable([dim], block_size=1024, initializer=initializer, name=name)
 
 
-def recis_adam(table: Any) -> Any:
-    sparse = import_module("recis.nn.modules.hashtable").filter_out_sparse_param(table)
-    return import_module("recis.optim").SparseAdam(sparse)
+def recis_adam(table: HashTable) -> SparseAdam:
+    return SparseAdam(filter_out_sparse_param(table))
 
 
 def _embedding(weight: Tensor, *, sparse: bool = False) -> nn.Embedding:
@@ -185,6 +197,7 @@ def _fbgemm_table(rows: int, dim: int) -> Any:
 
 LOOKUPS: dict[str, Callable[[Vocabulary, Tensor], Lookup]] = {
     "recis": _recis_lookup,
+    "recis-large": partial(_recis_lookup, large_pages=True),
     "torch": _torch_lookup,
     "fbgemm": _fbgemm_lookup,
     "unique": _unique_lookup,
@@ -194,6 +207,7 @@ LOOKUPS: dict[str, Callable[[Vocabulary, Tensor], Lookup]] = {
 
 TRAINERS: dict[str, Callable[[Vocabulary, int], Trainer]] = {
     "recis": _recis_trainer,
+    "recis-large": partial(_recis_trainer, large_pages=True),
     "torch": _torch_trainer,
     "fbgemm": _fbgemm_trainer,
     "floor": _floor_trainer,

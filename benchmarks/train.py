@@ -20,7 +20,7 @@ from common import (
     arguments,
     ratio,
 )
-from peers import TRAINERS, Trainer, installed, random_rows
+from peers import TRAINERS, Trainer, installed, is_recis, random_rows
 
 Phases = dict[str, float]  # median seconds
 
@@ -99,21 +99,19 @@ def _add(
         row: dict[str, object] = {"dim": dim, "threads": threads, "who": name}
         row["M ids/s"] = Spread.of([BATCH_IDS / turn["total"] / 1e6 for turn in turns])
         row |= {phase: Spread.of([turn[phase] * 1e3 for turn in turns]) for phase in turns[0]}
-        if "recis" in phases:
-            row["time / recis"] = ratio(column(name), column("recis"))
+        row["time / recis"] = ratio(column(name), column("recis"))
         report.rows.append(row)
-    if "recis" not in phases:
-        return
-    case = f"dim {dim}, {threads} threads"
-    for peer, times in GOALS.items():
-        if peer in phases:
-            got = ratio(column(peer), column("recis"))
-            report.goal(f"{case}: {peer} time / recis time", got, at_least=times)
-    if "torch" in phases:
-        engine = [a - b for a, b in zip(column("recis"), column("floor"), strict=True)]
-        got = ratio(column("torch"), engine)
-        ceiling = CEILING.get((rows, threads), "unknown")
-        report.notes.append(f"{case}: torch time / (recis - floor) {got}, ceiling {ceiling}")
+    for name in filter(is_recis, phases):
+        case = f"dim {dim}, {threads} threads"
+        for peer, times in GOALS.items():
+            if peer in phases:
+                got = ratio(column(peer), column(name))
+                report.goal(f"{case}: {peer} time / {name} time", got, at_least=times)
+        if "torch" in phases:
+            engine = [a - b for a, b in zip(column(name), column("floor"), strict=True)]
+            got = ratio(column("torch"), engine)
+            ceiling = CEILING.get((rows, threads), "unknown")
+            report.notes.append(f"{case}: torch time / ({name} - floor) {got}, ceiling {ceiling}")
 
 
 if __name__ == "__main__":

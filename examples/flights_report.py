@@ -34,9 +34,8 @@ class Run:
         """AUC and log loss of the flights that should depart from minute `begin` to `end`."""
         span = slice(*self.flights.departs.searchsorted([begin, end]))
         late, logits = self.flights.late[span], self.logits[span]
-        return _auc(late.numpy(), logits.numpy()), float(
-            binary_cross_entropy_with_logits(logits, late)
-        )
+        loss = binary_cross_entropy_with_logits(logits, late)
+        return _auc(late.numpy(), logits.numpy()), float(loss)
 
 
 def _auc(late: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
@@ -86,7 +85,9 @@ def report(runs: list[Run]) -> None:
         counts = [f"{stats[key]:,}" if key in stats else "-" for key in counters.values()]
         megabytes = f"{stats['bytes'] / 1e6:.0f}"
         table.add_row(run.name, f"{auc:.4f}", f"{loss:.4f}", *counts, megabytes)
+    print()
     rich.print(table)
+    print()
     peak_mb = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     print(f"Peak memory of the process: {peak_mb:,.0f} MB")
 

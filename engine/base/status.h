@@ -63,18 +63,18 @@ class [[nodiscard]] Result {
 
 }  // namespace recis
 
-#define RECIS_RETURN_IF_ERROR(expression)                      \
-  do {                                                         \
+#define RECIS_RETURN_IF_ERROR(expression)                        \
+  do {                                                           \
     if (::recis::Status status_ = (expression); !status_.ok()) { \
-      return status_;                                          \
-    }                                                          \
+      return status_;                                            \
+    }                                                            \
   } while (false)
 
-#define RECIS_CHECK(condition)                                                             \
-  do {                                                                                     \
-    if (!(condition)) [[unlikely]] {                                                       \
-      std::fprintf(stderr, "recis: %s:%d: broken invariant: %s\n", __FILE__, __LINE__,     \
-                   #condition);                                                            \
-      std::abort();                                                                        \
-    }                                                                                      \
+#define RECIS_CHECK(condition)                                                         \
+  do {                                                                                 \
+    if (!(condition)) [[unlikely]] {                                                   \
+      std::fprintf(stderr, "recis: %s:%d: broken invariant: %s\n", __FILE__, __LINE__, \
+                   #condition);                                                        \
+      std::abort();                                                                    \
+    }                                                                                  \
   } while (false)

@@ -4,9 +4,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
+
+#include "base/yield.h"
 
 namespace recis {
 namespace {
@@ -15,7 +17,7 @@ constexpr int kMaxThreads = 256;
 
 // Before it sleeps, a worker watches for the next job this many times: a lookup is a
 // few short parallel loops in a row, and waking a sleeper costs more than one of them.
-constexpr int kSpins = 4000;
+constexpr int kSpins = 1000;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -31,8 +33,7 @@ void Pause() {
 class ThreadPool {
  public:
   bool Run(int chunks, internal::Task task, void* context) {
-    std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
-    if (!busy.owns_lock()) return false;
+    if (busy_.test_and_set(std::memory_order_acquire)) return false;
     EnsureWorkers(chunks - 1);
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -43,7 +44,9 @@ class ThreadPool {
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
+    MaybeYield();
     WorkOnChunks(task, context, chunks);
+    MaybeYield();
     // From here no worker can join; those that did are waited for.
     std::unique_lock<std::mutex> lock(mutex_);
     chunks_ = 0;
@@ -51,6 +54,7 @@ class ThreadPool {
     for (int i = 0; running_.load(std::memory_order_acquire) != 0; ++i) {
       i < kSpins ? Pause() : std::this_thread::yield();
     }
+    busy_.clear(std::memory_order_release);
     return true;
   }
 
@@ -59,6 +63,7 @@ class ThreadPool {
     for (;;) {
       const int chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
       if (chunk >= chunks) return;
+      MaybeYield();
       task(context, chunk);
     }
   }
@@ -67,7 +72,7 @@ class ThreadPool {
     while (workers_ < wanted) {
       try {
         std::thread(&ThreadPool::WorkerLoop, this).detach();
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {
         return;  // fewer threads: the caller does the rest itself
       }
       ++workers_;
@@ -80,6 +85,7 @@ class ThreadPool {
       for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {
         Pause();
       }
+      MaybeYield();
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
       seen = generation_.load(std::memory_order_relaxed);
@@ -89,12 +95,16 @@ class ThreadPool {
       if (chunks == 0) continue;  // woke after the job was over
       running_.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
+      MaybeYield();
       WorkOnChunks(task, context, chunks);
+      MaybeYield();
       running_.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  std::mutex busy_;  // held by the caller whose job runs
+  // Set by the caller whose job runs. Not a mutex: a task of that job may ask again on the
+  // same thread.
+  std::atomic_flag busy_;
   std::mutex mutex_;
   std::condition_variable wake_;
   internal::Task task_ = nullptr;  // GUARDED_BY(mutex_)

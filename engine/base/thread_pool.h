@@ -45,7 +45,7 @@ void ParallelFor(int64_t n, int64_t grain, Body&& body) {
       static_cast<int>(chunks),
       [](void* opaque, int chunk) {
         const Context& c = *static_cast<Context*>(opaque);
-        (*c.body)(c.n * chunk / c.chunks, c.n * (chunk + 1) / c.chunks);
+        (*c.body)(c.n* chunk / c.chunks, c.n * (chunk + 1) / c.chunks);
       },
       &context);
 }

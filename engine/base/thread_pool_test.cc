@@ -15,7 +15,9 @@
 
 #if defined(__SANITIZE_THREAD__)
 // ThreadSanitizer ends a forked child that starts threads, unless told not to.
-extern "C" const char* __tsan_default_options() { return "die_after_fork=0"; }
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() {
+  return "die_after_fork=0";
+}
 #endif
 
 namespace recis {

@@ -36,8 +36,8 @@ py::dict BuildInfo() {
   info["kernels"] = ActiveKernels().name;
   info["lmdb"] = mdb_version(nullptr, nullptr, nullptr);
   const unsigned xxhash = XXH_versionNumber();
-  info["xxhash"] = std::to_string(xxhash / 10000) + "." + std::to_string(xxhash / 100 % 100) +
-                   "." + std::to_string(xxhash % 100);
+  info["xxhash"] = std::to_string(xxhash / 10000) + "." + std::to_string(xxhash / 100 % 100) + "." +
+                   std::to_string(xxhash % 100);
   return info;
 }
 

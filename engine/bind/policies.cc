@@ -14,10 +14,10 @@ void InitPolicies(py::module_& module) {
       .def("__len__", &FrequencyAdmission::size)
       .def(
           "dump",
-          [](const FrequencyAdmission& policy, uintptr_t ids, uintptr_t counts) {
-            policy.Dump(Address<int64_t>(ids), Address<int64_t>(counts));
+          [](const FrequencyAdmission& policy, int64_t capacity, uintptr_t ids, uintptr_t counts) {
+            return policy.Dump(capacity, Address<int64_t>(ids), Address<int64_t>(counts));
           },
-          py::arg("ids"), py::arg("counts"), Unlocked())
+          py::arg("capacity"), py::arg("ids"), py::arg("counts"), Unlocked())
       .def(
           "restore",
           [](FrequencyAdmission& policy, uintptr_t ids, uintptr_t counts, int64_t n) {

@@ -57,8 +57,7 @@ void InitBatch(py::module_& module) {
   py::class_<Batch, std::shared_ptr<Batch>>(module, "Batch")
       .def_readonly("size", &Batch::size)
       .def_readonly("distinct", &Batch::distinct)
-      .def("unknown", &Unknown, py::arg("positions"), py::arg("ids"), py::arg("counts"),
-           Unlocked())
+      .def("unknown", &Unknown, py::arg("positions"), py::arg("ids"), py::arg("counts"), Unlocked())
       .def("known_rows", &KnownRows, py::arg("rows"), py::arg("counts"), Unlocked());
 }
 
@@ -168,8 +167,8 @@ void InitTable(py::module_& module) {
           "lookup",
           [](Table& t, uintptr_t ids, int64_t n, AdmissionPolicy* policy, uintptr_t out,
              bool stream) {
-            return ValueOrThrow(t.Lookup(Address<const int64_t>(ids), n, policy,
-                                         Address<std::byte>(out), stream));
+            return ValueOrThrow(
+                t.Lookup(Address<const int64_t>(ids), n, policy, Address<std::byte>(out), stream));
           },
           py::arg("ids"), py::arg("n"), py::arg("policy").none(true), py::arg("out"),
           py::arg("stream"), Unlocked())
@@ -219,10 +218,9 @@ void InitTable(py::module_& module) {
       .def("clear", &Table::Clear, Unlocked())
       .def(
           "accumulate",
-          [](Table& t, const Batch& batch, uintptr_t values, int dtype, bool mean,
-             double divisor) {
-            ThrowIfError(t.Accumulate(batch, Address<const void>(values),
-                                      static_cast<DType>(dtype), mean, divisor));
+          [](Table& t, const Batch& batch, uintptr_t values, int dtype, bool mean, double divisor) {
+            ThrowIfError(t.Accumulate(batch, Address<const void>(values), static_cast<DType>(dtype),
+                                      mean, divisor));
           },
           py::arg("batch"), py::arg("values"), py::arg("dtype"), py::arg("mean"),
           py::arg("divisor"), Unlocked())
@@ -230,20 +228,17 @@ void InitTable(py::module_& module) {
           "accumulate_rows",
           [](Table& t, uintptr_t rows, int64_t n, uintptr_t values, int dtype) {
             ThrowIfError(t.AccumulateRows(Address<const int64_t>(rows), n,
-                                          Address<const void>(values),
-                                          static_cast<DType>(dtype)));
+                                          Address<const void>(values), static_cast<DType>(dtype)));
           },
           py::arg("rows"), py::arg("n"), py::arg("values"), py::arg("dtype"), Unlocked())
       .def("gradient_rows", &Table::GradientRows, Unlocked())
       .def(
           "read_gradient",
-          [](const Table& t, int64_t capacity, double divisor, uintptr_t rows,
-             uintptr_t values) {
+          [](const Table& t, int64_t capacity, double divisor, uintptr_t rows, uintptr_t values) {
             return t.ReadGradient(capacity, divisor, Address<int64_t>(rows),
                                   Address<std::byte>(values));
           },
-          py::arg("capacity"), py::arg("divisor"), py::arg("rows"), py::arg("values"),
-          Unlocked())
+          py::arg("capacity"), py::arg("divisor"), py::arg("rows"), py::arg("values"), Unlocked())
       .def("clear_gradient", &Table::ClearGradient, Unlocked())
       .def(
           "step",
@@ -253,8 +248,7 @@ void InitTable(py::module_& module) {
           py::arg("params"), py::arg("states"), Unlocked())
       .def(
           "add_slot",
-          [](Table& t, std::string name, int dtype, std::vector<int64_t> shape,
-             double initial) {
+          [](Table& t, std::string name, int dtype, std::vector<int64_t> shape, double initial) {
             Slot slot;
             slot.name = std::move(name);
             slot.dtype = static_cast<DType>(dtype);
@@ -263,7 +257,7 @@ void InitTable(py::module_& module) {
             return ValueOrThrow(t.AddSlot(std::move(slot)));
           },
           py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("initial"), Unlocked())
-      .def("slots", &Table::Slots)
+      .def("slots", &Table::Slots, Unlocked())
       .def(
           "read_slot",
           [](const Table& t, int slot, uintptr_t rows, int64_t n, uintptr_t values) {
@@ -284,9 +278,9 @@ void InitTable(py::module_& module) {
             ThrowIfError(t.ReadWholeSlot(slot, capacity, Address<std::byte>(values)));
           },
           py::arg("slot"), py::arg("capacity"), py::arg("values"), Unlocked())
-      .def("block", &ExportBlock, py::arg("slot"), py::arg("block"))
-      .def("__len__", &Table::size)
-      .def("capacity", &Table::Capacity)
+      .def("block", &ExportBlock, py::arg("slot"), py::arg("block"), Unlocked())
+      .def("__len__", &Table::size, Unlocked())
+      .def("capacity", &Table::Capacity, Unlocked())
       .def(
           "ids_map",
           [](const Table& t, int64_t capacity, uintptr_t ids, uintptr_t rows) {

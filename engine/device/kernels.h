@@ -31,13 +31,13 @@ enum class Rule : uint8_t { kSgd, kAdagrad, kRowWiseAdagrad, kAdam };
 // Hyper-parameters of one optimizer step. Those a rule does not name are not read.
 struct RuleParams {
   Rule rule = Rule::kSgd;
-  double step_size = 0;      // learning rate, bias corrections included
-  double weight_decay = 0;   // added to the gradient, times the weight
-  double decay = 1;          // multiplies the weight before the update (Adam)
-  double momentum = 0;       // Sgd
+  double step_size = 0;     // learning rate, bias corrections included
+  double weight_decay = 0;  // added to the gradient, times the weight
+  double decay = 1;         // multiplies the weight before the update (Adam)
+  double momentum = 0;      // Sgd
   double beta1 = 0, beta2 = 0;
   double eps = 0;
-  double divisor = 1;        // divides the gradient: steps it was accumulated over
+  double divisor = 1;  // divides the gradient: steps it was accumulated over
   bool amsgrad = false;
   bool nesterov = false;
 };
@@ -49,14 +49,14 @@ struct UpdateArgs {
   const void* const* gradients;  // (n) to (dim) accumulators
   int64_t n;
   int64_t dim;
-  DType dtype;                      // of the weight
-  size_t weight_offset;             // into a record
+  DType dtype;                       // of the weight
+  size_t weight_offset;              // into a record
   size_t state_offsets[kMaxStates];  // of accumulator type; as many as the rule uses
   const RuleParams* params;
 };
 
 struct SegmentSumArgs {
-  const void* values;         // (m, dim) of `dtype`
+  const void* values;  // (m, dim) of `dtype`
   DType dtype;
   int64_t dim;
   const uint32_t* offsets;    // (segments + 1) into positions

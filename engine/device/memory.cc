@@ -1,5 +1,6 @@
 #include "device/memory.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -71,7 +72,12 @@ struct IdleBuffers {
   size_t bytes = 0;                     // GUARDED_BY(mutex)
 };
 IdleBuffers& Idle() {
-  static IdleBuffers* idle = new IdleBuffers;
+  static IdleBuffers* idle = [] {
+    // fork() waits for whoever changes the list, or the child would find it locked for good.
+    pthread_atfork([] { Idle().mutex.lock(); }, [] { Idle().mutex.unlock(); },
+                   [] { Idle().mutex.unlock(); });
+    return new IdleBuffers;
+  }();
   return *idle;
 }
 

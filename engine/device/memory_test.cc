@@ -1,8 +1,13 @@
 #include "device/memory.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -155,6 +160,26 @@ TEST(AMovedBufferIsReturnedOnce) {
   }
   EXPECT_EQ(BufferCache::IdleBytes(), kMiB);
   BufferCache::Clear();
+}
+
+TEST(AForkedChildHasACacheWhateverTheParentsThreadsWereDoing) {
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    while (!done) BufferCache::Get(kMiB);
+  });
+  int status = 0;
+  for (int round = 0; round < 100 && status == 0; ++round) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);
+      { const Buffer buffer = BufferCache::Get(kMiB); }
+      _exit(BufferCache::IdleBytes() == 0);
+    }
+    waitpid(child, &status, 0);
+  }
+  done = true;
+  other.join();
+  EXPECT_EQ(status, 0);
 }
 
 }  // namespace

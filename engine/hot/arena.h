@@ -29,8 +29,8 @@ class Arena {
   Status Reserve(int64_t rows);
 
   std::byte* At(Row row) const {
-    const auto slab = static_cast<uint32_t>(
-        (static_cast<unsigned __int128>(row) * slab_inverse_) >> 64);
+    const auto slab =
+        static_cast<uint32_t>((static_cast<unsigned __int128>(row) * slab_inverse_) >> 64);
     return bases_[slab] + (row - slab * slab_rows_) * record_bytes_;
   }
 

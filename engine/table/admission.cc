@@ -23,15 +23,14 @@ void FrequencyAdmission::Generation::Set(int64_t id, int64_t count) {
 }
 
 void FrequencyAdmission::Keep(int64_t id, int64_t count) {
-  if (young_.numbers.size() == generation_size_ &&
-      young_.numbers.Find(id) == Numbering::kUnseen) {
+  if (young_.numbers.size() == generation_size_ && young_.numbers.Find(id) == Numbering::kUnseen) {
     old_ = std::exchange(young_, Generation());
   }
   young_.Set(id, count);
 }
 
-void FrequencyAdmission::Admit(const int64_t* ids, const uint32_t* counts, int64_t n,
-                               bool* admit) {
+void FrequencyAdmission::Admit(const int64_t* ids, const uint32_t* counts, int64_t n, bool* admit) {
+  std::lock_guard<std::mutex> lock(mutex_);
   for (int64_t i = 0; i < n; ++i) {
     const int64_t seen = young_.Take(ids[i]) + old_.Take(ids[i]) + counts[i];
     admit[i] = seen >= min_frequency_;
@@ -40,6 +39,7 @@ void FrequencyAdmission::Admit(const int64_t* ids, const uint32_t* counts, int64
 }
 
 int64_t FrequencyAdmission::Sightings(int64_t id) const {
+  std::lock_guard<std::mutex> lock(mutex_);
   for (const Generation* generation : {&young_, &old_}) {
     const uint32_t number = generation->numbers.Find(id);
     if (number != Numbering::kUnseen && generation->counts[number] != 0) {
@@ -49,12 +49,10 @@ int64_t FrequencyAdmission::Sightings(int64_t id) const {
   return 0;
 }
 
-void FrequencyAdmission::Clear() {
-  young_ = Generation();
-  old_ = Generation();
-}
+void FrequencyAdmission::Clear() { Restore(nullptr, nullptr, 0); }
 
 int64_t FrequencyAdmission::size() const {
+  std::lock_guard<std::mutex> lock(mutex_);
   int64_t live = 0;
   for (const Generation* generation : {&old_, &young_}) {
     live += generation->numbers.size() -
@@ -63,18 +61,23 @@ int64_t FrequencyAdmission::size() const {
   return live;
 }
 
-void FrequencyAdmission::Dump(int64_t* ids, int64_t* counts) const {
+int64_t FrequencyAdmission::Dump(int64_t capacity, int64_t* ids, int64_t* counts) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  int64_t n = 0;
   for (const Generation* generation : {&old_, &young_}) {
-    for (int64_t i = 0; i < generation->numbers.size(); ++i) {
+    for (int64_t i = 0; i < generation->numbers.size() && n < capacity; ++i) {
       if (generation->counts[i] == 0) continue;
-      *ids++ = generation->numbers.ids()[i];
-      *counts++ = generation->counts[i];
+      ids[n] = generation->numbers.ids()[i];
+      counts[n++] = generation->counts[i];
     }
   }
+  return n;
 }
 
 void FrequencyAdmission::Restore(const int64_t* ids, const int64_t* counts, int64_t n) {
-  Clear();
+  std::lock_guard<std::mutex> lock(mutex_);
+  young_ = Generation();
+  old_ = Generation();
   for (int64_t i = 0; i < n; ++i) Keep(ids[i], counts[i]);
 }
 

@@ -1,9 +1,10 @@
 // Admission: which new ids get a row.
 //
-// Threads: a policy is called by one lookup at a time, under the table's lock.
+// Threads: any method from any thread; lookups call Admit() under their table's lock.
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -40,10 +41,10 @@ class FrequencyAdmission : public AdmissionPolicy {
   int64_t Sightings(int64_t id) const;
   void Clear();
 
-  // Every candidate with its count, the old generation first; Restore() in that order
-  // gives an equal state.
+  // Candidates with their counts, at most `capacity`, the old generation first; returns
+  // how many. Restore() in that order admits as this would.
   int64_t size() const;
-  void Dump(int64_t* ids, int64_t* counts) const;
+  int64_t Dump(int64_t capacity, int64_t* ids, int64_t* counts) const;
   void Restore(const int64_t* ids, const int64_t* counts, int64_t n);
 
  private:
@@ -55,9 +56,10 @@ class FrequencyAdmission : public AdmissionPolicy {
   };
   void Keep(int64_t id, int64_t count);
 
-  int64_t min_frequency_;
-  int64_t generation_size_;
-  Generation young_, old_;
+  const int64_t min_frequency_;
+  const int64_t generation_size_;
+  mutable std::mutex mutex_;
+  Generation young_, old_;  // GUARDED_BY(mutex_)
 };
 
 }  // namespace recis

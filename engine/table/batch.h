@@ -11,11 +11,11 @@
 namespace recis {
 
 struct Batch {
-  int64_t size = 0;      // ids asked for, repeats included
-  int64_t distinct = 0;  // of them
-  Buffer ids;            // int64 (distinct), in order of first occurrence
-  Buffer rows;           // Row (distinct); kNoRow where the id has none
-  Buffer inverse;        // uint32 (size): which distinct id each position holds
+  int64_t size = 0;        // ids asked for, repeats included
+  int64_t distinct = 0;    // of them
+  Buffer ids;              // int64 (distinct), in order of first occurrence
+  Buffer rows;             // Row (distinct); kNoRow where the id has none
+  Buffer inverse;          // uint32 (size): which distinct id each position holds
   uint64_t evictions = 0;  // the table's count when `rows` was true
 
   const int64_t* id_data() const { return ids.as<int64_t>(); }

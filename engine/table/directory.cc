@@ -44,7 +44,7 @@ void Directory::Free(Row row) {
 
 void Directory::Clear() {
   chunks_.clear();
-  freed_ = {};
+  freed_ = std::vector<Row>();  // {} would keep its memory
   end_ = 0;
 }
 

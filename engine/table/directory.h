@@ -32,9 +32,7 @@ class Directory {
   void Free(Row row);
   void Clear();
 
-  bool Live(int64_t row) const {
-    return row >= 0 && row < end_ && live(static_cast<Row>(row));
-  }
+  bool Live(int64_t row) const { return row >= 0 && row < end_ && live(static_cast<Row>(row)); }
   int64_t IdOf(Row row) const { return ids(row); }
   int64_t end() const { return end_; }  // one more than the highest row ever in use
   int64_t live_rows() const { return end_ - static_cast<int64_t>(freed_.size()); }

@@ -72,6 +72,7 @@ Row Index::Match(const Bucket& bucket, int64_t id) {
 Row Index::Partition::FindBeyond(const Bucket* home, int64_t id) const {
   for (const Bucket* bucket = home; bucket->overflow != 0;) {
     bucket = Next(bucket);
+    if (bucket == home) break;
     const Row row = Match(*bucket, id);
     if (row != kNoRow) return row;
   }

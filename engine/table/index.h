@@ -11,8 +11,8 @@
 //  (1) An id is in its home bucket or, when that was full, in the nearest following bucket
 //      (around the end) that had room.
 //  (2) `overflow` of a bucket counts the ids placed beyond it whose path crossed it, so a
-//      probe may stop at the first bucket where it is zero. It sticks at 255 until the
-//      partition grows.
+//      probe may stop at the first bucket where it is zero. Erasing can leave none that is
+//      zero, so it also stops once around. The count sticks at 255 until the partition grows.
 //  (3) Every int64 may be an id: an unused place is known by `used`, not by a value.
 #pragma once
 

@@ -8,7 +8,8 @@
 namespace recis {
 
 void Numbering::Resize(int64_t capacity) {
-  capacity_ = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(capacity, 16))));
+  capacity_ =
+      static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(capacity, 16))));
   const uint64_t places = 2 * static_cast<uint64_t>(capacity_);
   place_mask_ = places - 1;
   places_ = BufferCache::Get(places * sizeof(uint64_t));

@@ -21,7 +21,8 @@ class Numbering {
 
   // The number of `id`, a new one if it was not seen before.
   uint32_t Number(int64_t id) {
-    if (size_ == capacity_) [[unlikely]] Resize(2 * capacity_);
+    if (size_ == capacity_) [[unlikely]]
+      Resize(2 * capacity_);
     uint64_t& entry = Probe(id);
     if (entry == 0) {
       entry = (MixId(id) & kTagMask) | static_cast<uint64_t>(size_ + 1);

@@ -41,10 +41,9 @@ Result<int> Schema::Add(Slot slot) {
       return static_cast<int>(i);
     }
     return InvalidArgument("slot '" + slot.name + "' exists as " + NameOf(other.dtype) + " " +
-                           ToString(other.shape) + " starting at " +
-                           std::to_string(other.initial) + ", asked for " + NameOf(slot.dtype) +
-                           " " + ToString(slot.shape) + " starting at " +
-                           std::to_string(slot.initial));
+                           ToString(other.shape) + " starting at " + std::to_string(other.initial) +
+                           ", asked for " + NameOf(slot.dtype) + " " + ToString(slot.shape) +
+                           " starting at " + std::to_string(slot.initial));
   }
   const size_t size = SizeOf(slot.dtype);
   slot.offset = (used_bytes_ + size - 1) / size * size;

@@ -19,9 +19,9 @@ struct Slot {
   std::string name;
   DType dtype = DType::kFloat32;
   std::vector<int64_t> shape;
-  double initial = 0;   // every element of a new row; the embedding's are drawn instead
-  int64_t count = 1;    // elements, derived from shape
-  size_t offset = 0;    // into the record, derived
+  double initial = 0;  // every element of a new row; the embedding's are drawn instead
+  int64_t count = 1;   // elements, derived from shape
+  size_t offset = 0;   // into the record, derived
 
   size_t bytes() const { return static_cast<size_t>(count) * SizeOf(dtype); }
 };

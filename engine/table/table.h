@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/yield.h"
 #include "device/kernels.h"
 #include "device/memory.h"
 #include "hot/arena.h"
@@ -44,12 +45,12 @@ struct TableOptions {
 // Counts since the table was made. lookups = hits + misses; rows = admits - evictions.
 struct TableStats {
   int64_t rows = 0;
-  int64_t lookups = 0;    // ids looked up, repeats included
-  int64_t hits = 0;       // of them, those that had a row already
+  int64_t lookups = 0;  // ids looked up, repeats included
+  int64_t hits = 0;     // of them, those that had a row already
   int64_t misses = 0;
-  int64_t admits = 0;     // distinct ids that got a row
-  int64_t refusals = 0;   // distinct ids, per lookup, that a policy refused
-  int64_t evictions = 0;  // rows freed
+  int64_t admits = 0;       // distinct ids that got a row
+  int64_t refusals = 0;     // distinct ids, per lookup, that a policy refused
+  int64_t evictions = 0;    // rows freed
   int64_t hot_bytes = 0;    // records, free rows of the last slab included
   int64_t index_bytes = 0;  // index and directory
   int64_t gradient_rows = 0;
@@ -99,8 +100,7 @@ class Table {
 
   // Adds the gradient of a lookup's output, (batch.size, *shape). Ids evicted since the
   // lookup take nothing.
-  Status Accumulate(const Batch& batch, const void* values, DType dtype, bool mean,
-                    double divisor);
+  Status Accumulate(const Batch& batch, const void* values, DType dtype, bool mean, double divisor);
   // Adds to rows, repeats summed. Fails without effect if a row is not live.
   Status AccumulateRows(const int64_t* rows, int64_t n, const void* values, DType dtype);
   int64_t GradientRows() const;
@@ -136,11 +136,12 @@ class Table {
   const TableOptions& options() const { return options_; }
 
  private:
-  using ReadLock = std::shared_lock<std::shared_mutex>;
-  using WriteLock = std::unique_lock<std::shared_mutex>;
+  using ReadLock = Yielding<std::shared_lock<std::shared_mutex>>;
+  using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
 
   explicit Table(TableOptions options) : options_(std::move(options)) {}
 
+  Status CheckBatch(int64_t n) const;
   size_t embedding_bytes() const { return schema_.slots()[0].bytes(); }
   // Those below REQUIRE the lock, shared for const ones.
   Result<std::shared_ptr<Batch>> FindLocked(const int64_t* ids, int64_t n) const;
@@ -156,13 +157,13 @@ class Table {
 
   const TableOptions options_;
   mutable std::shared_mutex mutex_;
-  Schema schema_;                         // GUARDED_BY(mutex_)
-  std::unique_ptr<Arena> arena_;          // GUARDED_BY(mutex_)
-  std::vector<std::byte> new_record_;     // GUARDED_BY(mutex_): a record but for its draws
-  Index index_;                           // GUARDED_BY(mutex_)
-  Directory directory_;                   // GUARDED_BY(mutex_)
-  std::unique_ptr<Gradient> gradient_;    // GUARDED_BY(mutex_)
-  uint64_t eviction_count_ = 0;           // GUARDED_BY(mutex_): calls that freed rows
+  Schema schema_;                       // GUARDED_BY(mutex_)
+  std::unique_ptr<Arena> arena_;        // GUARDED_BY(mutex_)
+  std::vector<std::byte> new_record_;   // GUARDED_BY(mutex_): a record but for its draws
+  Index index_;                         // GUARDED_BY(mutex_)
+  Directory directory_;                 // GUARDED_BY(mutex_)
+  std::unique_ptr<Gradient> gradient_;  // GUARDED_BY(mutex_)
+  uint64_t eviction_count_ = 0;         // GUARDED_BY(mutex_): calls that freed rows
   mutable std::atomic<int64_t> lookups_{0}, hits_{0};
   int64_t admits_ = 0, refusals_ = 0, evictions_ = 0;  // GUARDED_BY(mutex_)
 };

@@ -15,6 +15,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,20 @@ from typing_extensions import override
 
 from recis._engine import Distribution, Draw
 from recis._tensors import CODE_OF
+
+
+class Law(NamedTuple):
+    """How one element is distributed: `shift + scale * draw`.
+
+    The draw is 0 for a constant, uniform in (0, 1), or standard normal; a truncated normal is
+    kept within `low` and `high`.
+    """
+
+    distribution: Distribution
+    shift: float
+    scale: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
 
 
 class BaseInitializer(ABC):
@@ -37,10 +52,8 @@ class BaseInitializer(ABC):
         """The arguments this was made with."""
 
     @abstractmethod
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
-        """`(distribution, shift, scale, low, high)` for embeddings of this shape."""
+    def law(self, shape: tuple[int, ...]) -> Law:
+        """The distribution of one element of an embedding of this shape."""
 
     def draw(self, shape: Sequence[int], dtype: torch.dtype, seed: int) -> Draw:
         """What the engine draws first values with.
@@ -53,10 +66,10 @@ class BaseInitializer(ABC):
         Raises:
             ValueError: a random initializer for an integer table.
         """
-        distribution, shift, scale, low, high = self.distribution(tuple(shape))
-        if distribution != Distribution.CONSTANT and not dtype.is_floating_point:
+        law = self.law(tuple(shape))
+        if law.distribution != Distribution.CONSTANT and not dtype.is_floating_point:
             raise ValueError(f"{self} needs a floating-point table, found {dtype}")
-        return Draw(distribution, shift, scale, low, high, (seed ^ self._seed) % (1 << 64))
+        return Draw(*law, (seed ^ self._seed) % (1 << 64))
 
     def set_shape(self, shape: Sequence[int]) -> None:
         """The shape `generate` gives: `[rows, *embedding]`."""
@@ -95,10 +108,8 @@ class ConstantInitializer(BaseInitializer):
         return {"init_val": self._init_val}
 
     @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
-        return Distribution.CONSTANT, float(self._init_val), 1.0, 0.0, 1.0
+    def law(self, shape: tuple[int, ...]) -> Law:
+        return Law(Distribution.CONSTANT, float(self._init_val))
 
 
 class UniformInitializer(BaseInitializer):
@@ -117,9 +128,7 @@ class UniformInitializer(BaseInitializer):
         return {"a": self._a, "b": self._b}
 
     @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
+    def law(self, shape: tuple[int, ...]) -> Law:
         return _uniform(self._a, self._b)
 
 
@@ -138,10 +147,8 @@ class NormalInitializer(BaseInitializer):
         return {"mean": self._mean, "std": self._std}
 
     @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
-        return Distribution.NORMAL, self._mean, self._std, 0.0, 1.0
+    def law(self, shape: tuple[int, ...]) -> Law:
+        return Law(Distribution.NORMAL, self._mean, self._std)
 
 
 class TruncNormalInitializer(BaseInitializer):
@@ -166,14 +173,12 @@ class TruncNormalInitializer(BaseInitializer):
         return {"mean": self._mean, "std": self._std, "a": self._a, "b": self._b}
 
     @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
-        return Distribution.TRUNCATED_NORMAL, self._mean, self._std, self._a, self._b
+    def law(self, shape: tuple[int, ...]) -> Law:
+        return Law(Distribution.TRUNCATED_NORMAL, self._mean, self._std, self._a, self._b)
 
 
-class XavierUniformInitializer(BaseInitializer):
-    """Uniform, scaled by fan-in and fan-out as `torch.nn.init.xavier_uniform_`."""
+class _XavierInitializer(BaseInitializer):
+    """What both Xavier initializers share: the standard deviation."""
 
     def __init__(self, gain: float = 1.0, generator: torch.Generator | None = None) -> None:
         super().__init__(generator)
@@ -183,31 +188,25 @@ class XavierUniformInitializer(BaseInitializer):
     def params(self) -> dict[str, float | str]:
         return {"gain": self._gain}
 
+    def _std(self, shape: tuple[int, ...]) -> float:
+        return self._gain * math.sqrt(2.0 / sum(_fans(shape)))
+
+
+class XavierUniformInitializer(_XavierInitializer):
+    """Uniform, scaled by fan-in and fan-out as `torch.nn.init.xavier_uniform_`."""
+
     @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
-        bound = self._gain * math.sqrt(6.0 / sum(_fans(shape)))
+    def law(self, shape: tuple[int, ...]) -> Law:
+        bound = math.sqrt(3.0) * self._std(shape)
         return _uniform(-bound, bound)
 
 
-class XavierNormalInitializer(BaseInitializer):
+class XavierNormalInitializer(_XavierInitializer):
     """Normal, scaled by fan-in and fan-out as `torch.nn.init.xavier_normal_`."""
 
-    def __init__(self, gain: float = 1.0, generator: torch.Generator | None = None) -> None:
-        super().__init__(generator)
-        self._gain = gain
-
     @override
-    def params(self) -> dict[str, float | str]:
-        return {"gain": self._gain}
-
-    @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
-        std = self._gain * math.sqrt(2.0 / sum(_fans(shape)))
-        return Distribution.NORMAL, 0.0, std, 0.0, 1.0
+    def law(self, shape: tuple[int, ...]) -> Law:
+        return Law(Distribution.NORMAL, 0.0, self._std(shape))
 
 
 class _KaimingInitializer(BaseInitializer):
@@ -241,9 +240,7 @@ class KaimingUniformInitializer(_KaimingInitializer):
     """Uniform, scaled as `torch.nn.init.kaiming_uniform_`."""
 
     @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
+    def law(self, shape: tuple[int, ...]) -> Law:
         bound = math.sqrt(3.0) * self._std(shape)
         return _uniform(-bound, bound)
 
@@ -252,14 +249,12 @@ class KaimingNormalInitializer(_KaimingInitializer):
     """Normal, scaled as `torch.nn.init.kaiming_normal_`."""
 
     @override
-    def distribution(
-        self, shape: tuple[int, ...]
-    ) -> tuple[Distribution, float, float, float, float]:
-        return Distribution.NORMAL, 0.0, self._std(shape), 0.0, 1.0
+    def law(self, shape: tuple[int, ...]) -> Law:
+        return Law(Distribution.NORMAL, 0.0, self._std(shape))
 
 
-def _uniform(low: float, high: float) -> tuple[Distribution, float, float, float, float]:
-    return Distribution.UNIFORM, low, high - low, 0.0, 1.0
+def _uniform(low: float, high: float) -> Law:
+    return Law(Distribution.UNIFORM, low, high - low)
 
 
 def _check_std(initializer: BaseInitializer, std: float) -> None:

@@ -46,7 +46,6 @@ class SparseAdam(SparseOptimizer):
         check_range(self, "beta2", beta2, 0.0, 1.0)
         check_range(self, "eps", eps, 0.0)
         check_range(self, "weight_decay", weight_decay, 0.0)
-        self._amsgrad = bool(amsgrad)
         super().__init__(
             param_dict,
             lr=lr,
@@ -54,11 +53,13 @@ class SparseAdam(SparseOptimizer):
             beta2=beta2,
             eps=eps,
             weight_decay=weight_decay,
-            amsgrad=self._amsgrad,
+            amsgrad=bool(amsgrad),
             **more,
         )
 
     def _add_slots(self, table: Table) -> list[int]:
+        # Fixed here, since a table without the slot cannot follow a later change.
+        self._amsgrad = bool(self.param_groups[0]["amsgrad"])
         names = ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * self._amsgrad
         return [table.add_slot(f"{self._PREFIX}_{name}") for name in names]
 

@@ -24,7 +24,7 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     def __init__(self, param_dict: Mapping[str, Table], **hyper: Any) -> None:
         check_range(self, "lr", hyper["lr"], 0.0)
-        super().__init__([{"params": [], **hyper}], defaults={})
+        super().__init__([{"params": [], **hyper}], defaults=hyper)
         self._tables: dict[str, Table] = {}
         self._slots: dict[str, list[int]] = {}
         self._steps: dict[str, int] = {}
@@ -137,6 +137,8 @@ class SparseOptimizer(torch.optim.Optimizer):
             )
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update(saved)
+        # The saved hyper-parameters may ask for other slots: amsgrad, momentum.
+        self._slots = {name: self._add_slots(table) for name, table in self._tables.items()}
         self._steps = dict.fromkeys(self._tables, 0)
         self._steps.update({name: s["step"] for name, s in state_dict["state"].items()})
         self._local_step = state_dict["local_step"]

@@ -35,12 +35,13 @@ class SparseSGD(SparseOptimizer):
         check_range(self, "weight_decay", weight_decay, 0.0)
         if nesterov and momentum == 0:
             raise ValueError("SparseSGD: nesterov needs a momentum above 0")
-        self._has_momentum = momentum != 0
         super().__init__(
             param_dict, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=bool(nesterov)
         )
 
     def _add_slots(self, table: Table) -> list[int]:
+        # Fixed here, since a table without the slot cannot follow a later change.
+        self._has_momentum = self.param_groups[0]["momentum"] != 0
         return [table.add_slot("sparse_sgd_momentum")] if self._has_momentum else []
 
     def _rule(self, hyper: Mapping[str, Any], step: int, divisor: float) -> _engine.RuleParams:

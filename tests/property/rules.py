@@ -1,8 +1,8 @@
 """The optimizers' updates in numpy, in the order of operations that the engine promises.
 
-Every function takes the weights `w` and gradient `g` of one row, flat and of the type the arithmetic
-is done in, its states, the hyper-parameters and the table's step from 1; it returns the new
-weights and states.
+Every function takes the weights `w` and gradient `g` of one row, flat and of the type that the
+arithmetic is done in, its states, the hyper-parameters `h` and the table's step, counted from 1.
+It returns the new weights and states.
 """
 
 import numpy as np

@@ -79,22 +79,26 @@ class HashtableRegister(metaclass=Singleton):
     def __init__(self) -> None:
         self._infos: dict[str, str] = {}
         self._tables: WeakValueDictionary[str, Table] = WeakValueDictionary()
+        self._reserved: set[str] = set()
 
-    def register(self, name: str, info: str, ht: Table) -> None:
-        """Takes a name for as long as `ht` lives.
+    def register(self, name: str, info: str, ht: Table | None = None) -> None:
+        """Takes a name for as long as `ht` lives; without one, for good.
 
         Raises:
             ValueError: a live table has it.
         """
         if name in self._tables:
             gc.collect()  # perhaps it is only held by a reference cycle that is garbage
-        if name in self._tables:
+        if name in self._tables or name in self._reserved:
             raise ValueError(
-                f"a live table is named {name!r} already, with {self._infos[name]}, asked for "
+                f"a table is named {name!r} already, with {self._infos[name]}, asked for "
                 f"{info}; delete it first or choose another name"
             )
         self._infos[name] = info
-        self._tables[name] = ht
+        if ht is None:
+            self._reserved.add(name)
+        else:
+            self._tables[name] = ht
 
     def get_ht_by_child_name(self, name: str) -> Table:
         """The live table that has this name or child; KeyError if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,13 +14,19 @@ from typing_extensions import override
 
 from recis import _engine
 from recis._singleton import Singleton
+from recis._table import Table
+from recis._tensors import check_ids, check_values
 from recis.nn.hashtable_hook import AdmitHook, BaseHook, FilterHook
 
-if TYPE_CHECKING:
-    from recis._table import Table
-    from recis.nn.modules.hashtable import HashTable
-
 logger = logging.getLogger(__name__)
+
+
+class TableOwner(Protocol):
+    """What hooks are attached to: a `HashTable`."""
+
+    @property
+    def table(self) -> Table:
+        """What hooks work on."""
 
 
 class BaseAdmitHookImpl:
@@ -73,13 +79,15 @@ class FrequencyAdmitHookImpl(BaseAdmitHookImpl):
 
     def state(self) -> tuple[Tensor, Tensor]:
         """`(ids, counts)`, int64 `(n,)` each: every id seen but not admitted yet."""
-        ids, counts = torch.empty((2, len(self._frequency)), dtype=torch.int64)
-        self._frequency.dump(ids.data_ptr(), counts.data_ptr())
-        return ids, counts
+        room = len(self._frequency)
+        ids, counts = torch.empty((2, room), dtype=torch.int64)
+        known = self._frequency.dump(room, ids.data_ptr(), counts.data_ptr())
+        return ids[:known], counts[:known]
 
     def load_state(self, ids: Tensor, counts: Tensor) -> None:
         """Replaces the sightings by these, as `state` gave them."""
-        ids, counts = ids.contiguous(), counts.contiguous()
+        ids = check_ids(ids, "FrequencyAdmit: ids")
+        counts = check_values(check_ids(counts, "counts"), ids.numel(), (), "counts")
         self._frequency.restore(ids.data_ptr(), counts.data_ptr(), ids.numel())
 
     @override
@@ -94,9 +102,9 @@ class BaseFilterHookImpl(torch.nn.Module):
     arguments. It is a submodule of the table, so its buffers are saved with the model.
     """
 
-    def __init__(self, ht: HashTable, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, ht: TableOwner, name: str | None = None, **kwargs: Any) -> None:
         super().__init__()
-        self._ht: Table = ht.table
+        self._ht = ht.table
         self._name = name
 
     def update(self, index: Tensor) -> None:
@@ -152,7 +160,7 @@ class GlobalStepFilterHookImpl(BaseFilterHookImpl):
 
     _global_step: Tensor
 
-    def __init__(self, ht: HashTable, name: str = "step_filter", filter_step: int = 100) -> None:
+    def __init__(self, ht: TableOwner, name: str = "step_filter", filter_step: int = 100) -> None:
         super().__init__(ht, name)
         _check_at_least("GlobalStepFilter", "filter_step", filter_step, 1)
         self._filter_step = filter_step
@@ -180,7 +188,7 @@ class FrequencyFilterHookImpl(BaseFilterHookImpl):
     """Evicts ids seen fewer than `min_frequency` times since admission, new ones spared once."""
 
     def __init__(
-        self, ht: HashTable, name: str = "frequency_filter", min_frequency: int = 2
+        self, ht: TableOwner, name: str = "frequency_filter", min_frequency: int = 2
     ) -> None:
         super().__init__(ht, name)
         _check_at_least("FrequencyFilter", "min_frequency", min_frequency, 1)
@@ -222,8 +230,8 @@ class HashtableHookFactory(metaclass=Singleton):
     def __init__(self) -> None:
         self._filter_classes: dict[str, type[BaseFilterHookImpl]] = {}
         self._admit_classes: dict[str, type[BaseAdmitHookImpl]] = {}
-        self._filters: dict[str, WeakKeyDictionary[HashTable, BaseFilterHookImpl]] = {}
-        self._admits: dict[str, WeakKeyDictionary[HashTable, BaseAdmitHookImpl]] = {}
+        self._filters: dict[str, WeakKeyDictionary[TableOwner, BaseFilterHookImpl]] = {}
+        self._admits: dict[str, WeakKeyDictionary[TableOwner, BaseAdmitHookImpl]] = {}
 
     def regist_filter(self, name: str, filter_hook_impl: type[BaseFilterHookImpl]) -> None:
         """Registers a filter policy.
@@ -245,15 +253,15 @@ class HashtableHookFactory(metaclass=Singleton):
             raise ValueError(f"admit hook {name!r} is registered already")
         self._admit_classes[name] = admit_hook_impl
 
-    def get_filters(self) -> Mapping[str, Mapping[HashTable, BaseFilterHookImpl]]:
+    def get_filters(self) -> Mapping[str, Mapping[TableOwner, BaseFilterHookImpl]]:
         """Filters at work: by name, then by table. Tables that are gone are not listed."""
         return self._filters
 
-    def get_admits(self) -> Mapping[str, Mapping[HashTable, BaseAdmitHookImpl]]:
+    def get_admits(self) -> Mapping[str, Mapping[TableOwner, BaseAdmitHookImpl]]:
         """Admission policies at work: by hook, `str(AdmitHook(...))`, then by table."""
         return self._admits
 
-    def create_filter_hook(self, ht: HashTable, hook: FilterHook) -> BaseFilterHookImpl:
+    def create_filter_hook(self, ht: TableOwner, hook: FilterHook) -> BaseFilterHookImpl:
         """The policy of `hook` for a table.
 
         Raises:
@@ -265,7 +273,7 @@ class HashtableHookFactory(metaclass=Singleton):
         tables[ht] = _make(self._filter_classes, hook, ht)
         return tables[ht]
 
-    def create_admit_hook(self, ht: HashTable, hook: AdmitHook) -> BaseAdmitHookImpl:
+    def create_admit_hook(self, ht: TableOwner, hook: AdmitHook) -> BaseAdmitHookImpl:
         """The policy of `hook` for a table: one for each table and set of parameters.
 
         Raises:
@@ -278,12 +286,12 @@ class HashtableHookFactory(metaclass=Singleton):
             self._admits.setdefault(str(hook), WeakKeyDictionary())[ht] = impl
         return impl
 
-    def admits_of(self, ht: HashTable) -> list[BaseAdmitHookImpl]:
+    def admits_of(self, ht: TableOwner) -> list[BaseAdmitHookImpl]:
         """The admission policies that have been used on a table."""
         return [tables[ht] for tables in self._admits.values() if ht in tables]
 
 
-def _make(classes: Mapping[str, type[Any]], hook: BaseHook, *args: HashTable) -> Any:
+def _make(classes: Mapping[str, type[Any]], hook: BaseHook, *args: TableOwner) -> Any:
     if hook.name not in classes:
         raise ValueError(
             f"no {type(hook).__name__} is registered as {hook.name!r}; there are: "

@@ -1,0 +1,99 @@
+// Draws the first values of a row. See kernels_impl.h.
+#pragma once
+
+#include "base/philox.h"
+#include "device/kernels.h"
+#include "device/normal.h"
+#include "device/vector_impl.h"
+
+namespace recis {
+namespace {
+
+constexpr int kDrawLanes = 32;              // counters at once
+constexpr int kDrawBlock = 2 * kDrawLanes;  // elements at once: two words each
+
+// Uniform draws in (0, 1), elements [first, first + kDrawBlock) of the row: odd multiples
+// of 2^-53, so neither end and the middle are ever met.
+RECIS_INLINE void DrawUniform(uint64_t seed, int64_t id, int64_t first, double (&out)[kDrawBlock]) {
+  uint32_t words[4][kDrawLanes];
+  PhiloxLanes<kDrawLanes>(seed, id, /*stream=*/0, static_cast<uint32_t>(first / 2), words);
+  for (int i = 0; i < kDrawLanes; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const uint64_t word =
+          (static_cast<uint64_t>(words[2 * half + 1][i]) << 32) | words[2 * half][i];
+      const double unit = __builtin_bit_cast(double, (word >> 12) | 0x3ff0000000000000u);
+      out[2 * i + half] = (unit - 1.0) + 0x1p-53;
+    }
+  }
+}
+
+RECIS_INLINE void DrawBlock(const DrawArgs& args, int64_t id, int64_t first,
+                            double (&out)[kDrawBlock]) {
+  const double shift = args.shift, scale = args.scale;
+  switch (args.distribution) {
+    case Distribution::kConstant:
+      for (int i = 0; i < kDrawBlock; ++i) out[i] = shift;
+      return;
+    case Distribution::kUniform:
+      DrawUniform(args.seed, id, first, out);
+      for (int i = 0; i < kDrawBlock; ++i) out[i] = shift + scale * out[i];
+      return;
+    case Distribution::kNormal:
+      DrawUniform(args.seed, id, first, out);
+      for (int i = 0; i < kDrawBlock; ++i) out[i] = shift + scale * Quantile(out[i]);
+      return;
+    case Distribution::kTruncatedNormal: {
+      DrawUniform(args.seed, id, first, out);
+      const double low = args.low, width = args.high - args.low;
+      for (int i = 0; i < kDrawBlock; ++i) {
+        out[i] = shift + scale * Quantile(low + width * out[i]);
+      }
+      return;
+    }
+  }
+}
+
+template <class T>
+RECIS_INLINE void Put(const double* from, int count, std::byte* to) {
+  T* typed = reinterpret_cast<T*>(to);
+  for (int i = 0; i < count; ++i) typed[i] = static_cast<T>(from[i]);
+}
+
+void Draw(const DrawArgs& args, int64_t id, DType dtype, int64_t count, std::byte* out) {
+  for (int64_t first = 0; first < count; first += kDrawBlock) {
+    double block[kDrawBlock];
+    DrawBlock(args, id, first, block);
+    const int n = static_cast<int>(count - first < kDrawBlock ? count - first : kDrawBlock);
+    std::byte* to = out + first * SizeOf(dtype);
+    switch (dtype) {
+      case DType::kFloat32:
+        Put<float>(block, n, to);
+        break;
+      case DType::kFloat64:
+        Put<double>(block, n, to);
+        break;
+      case DType::kFloat16:
+        for (int i = 0; i < n; ++i) {
+          reinterpret_cast<Half*>(to)[i] = ToHalf(static_cast<float>(block[i]));
+        }
+        break;
+      case DType::kBFloat16:
+        for (int i = 0; i < n; ++i) {
+          reinterpret_cast<BFloat16*>(to)[i] = ToBFloat16(static_cast<float>(block[i]));
+        }
+        break;
+      case DType::kInt8:
+        Put<int8_t>(block, n, to);
+        break;
+      case DType::kInt32:
+        Put<int32_t>(block, n, to);
+        break;
+      case DType::kInt64:
+        Put<int64_t>(block, n, to);
+        break;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace recis

@@ -1,0 +1,233 @@
+// Finding, admitting and copying out: the part of Table that every batch goes through.
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "base/thread_pool.h"
+#include "table/row_loops.h"
+#include "table/table.h"
+
+namespace recis {
+
+Status Table::CheckBatch(int64_t n) const {
+  if (n <= std::numeric_limits<int32_t>::max()) return {};
+  return InvalidArgument("table '" + options_.name + "': " + std::to_string(n) +
+                         " ids in one call; at most 2^31 - 1, so cut the batch");
+}
+
+void Table::FindRows(const int64_t* ids, int64_t n, Row* rows) const {
+  ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
+    index_.Find(ids + begin, end - begin, rows + begin);
+  });
+}
+
+Status Table::Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) const {
+  RECIS_RETURN_IF_ERROR(CheckBatch(n));
+  ReadLock lock(mutex_);
+  const size_t bytes = embedding_bytes();
+  std::atomic<int64_t> hits{0};
+  ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
+    Row rows[kBlockIds];
+    const std::byte* records[kBlockIds];
+    int64_t found = 0;
+    for (int64_t i = begin; i < end; i += kBlockIds) {
+      const int count = static_cast<int>(std::min<int64_t>(kBlockIds, end - i));
+      index_.Find(ids + i, count, rows);
+      for (int k = 0; k < count; ++k) {
+        records[k] = rows[k] == kNoRow ? nullptr : arena_->At(rows[k]);
+        found += rows[k] != kNoRow;
+        Fetch(records[k], bytes);
+      }
+      ActiveKernels().gather(records, count, bytes, out + i * bytes, stream);
+    }
+    hits.fetch_add(found, std::memory_order_relaxed);
+  });
+  lookups_.fetch_add(n, std::memory_order_relaxed);
+  hits_.fetch_add(hits.load(), std::memory_order_relaxed);
+  return {};
+}
+
+Result<std::shared_ptr<Batch>> Table::FindLocked(const int64_t* ids, int64_t n) const {
+  RECIS_RETURN_IF_ERROR(CheckBatch(n));
+  auto batch = std::make_shared<Batch>();
+  Numbering numbers(n);
+  batch->size = n;
+  batch->inverse = BufferCache::Get(static_cast<size_t>(n) * sizeof(uint32_t));
+  uint32_t* inverse = batch->inverse.as<uint32_t>();
+  for (int64_t i = 0; i < n; ++i) inverse[i] = numbers.Number(ids[i]);
+  batch->distinct = numbers.size();
+  batch->ids = numbers.TakeIds();
+  batch->rows = BufferCache::Get(static_cast<size_t>(batch->distinct) * sizeof(Row));
+  FindRows(batch->id_data(), batch->distinct, batch->row_data());
+  batch->evictions = eviction_count_;
+  return batch;
+}
+
+// Another thread may have freed or made rows since they were found.
+void Table::Refresh(Batch& batch) const {
+  if (batch.evictions == eviction_count_) return;
+  FindRows(batch.id_data(), batch.distinct, batch.row_data());
+  batch.evictions = eviction_count_;
+}
+
+void Table::GatherLocked(const Batch& batch, std::byte* out, bool stream) const {
+  const size_t bytes = embedding_bytes();
+  const Row* rows = batch.row_data();
+  const uint32_t* inverse = batch.inverse_data();
+  ParallelFor(batch.size, kRowGrain, [&](int64_t begin, int64_t end) {
+    const std::byte* records[kBlockIds];
+    for (int64_t i = begin; i < end; i += kBlockIds) {
+      const int count = static_cast<int>(std::min<int64_t>(kBlockIds, end - i));
+      for (int k = 0; k < count; ++k) {
+        const Row row = rows[inverse[i + k]];
+        records[k] = row == kNoRow ? nullptr : arena_->At(row);
+        Fetch(records[k], bytes);
+      }
+      ActiveKernels().gather(records, count, bytes, out + i * bytes, stream);
+    }
+  });
+}
+
+void Table::InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n) {
+  const bool drawn = options_.draw.distribution != Distribution::kConstant;
+  const Slot& embedding = schema_.slots()[0];
+  ParallelFor(n, kRowGrain / 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::byte* record = arena_->At(rows[i]);
+      std::memcpy(record, new_record_.data(), new_record_.size());
+      if (drawn) {
+        ActiveKernels().draw(options_.draw, ids[i], embedding.dtype, embedding.count,
+                             record + embedding.offset);
+      }
+      directory_.Bind(rows[i], ids[i]);
+    }
+  });
+}
+
+Status Table::AdmitLocked(Batch& batch, const bool* admit) {
+  const int64_t* ids = batch.id_data();
+  Row* rows = batch.row_data();
+  std::vector<uint32_t> admitted;
+  for (int64_t i = 0; i < batch.distinct; ++i) {
+    if (rows[i] == kNoRow && (admit == nullptr || admit[i])) {
+      admitted.push_back(static_cast<uint32_t>(i));
+    }
+  }
+  if (admitted.empty()) return {};
+  // Rows are handed out from the last new id to the first.
+  std::reverse(admitted.begin(), admitted.end());
+  const auto count = static_cast<int64_t>(admitted.size());
+  const Buffer id_buffer = BufferCache::Get(admitted.size() * sizeof(int64_t));
+  const Buffer row_buffer = BufferCache::Get(admitted.size() * sizeof(Row));
+  int64_t* new_ids = id_buffer.as<int64_t>();
+  Row* new_rows = row_buffer.as<Row>();
+  for (int64_t i = 0; i < count; ++i) new_ids[i] = ids[admitted[i]];
+
+  // All that can fail comes before all that changes.
+  RECIS_RETURN_IF_ERROR(directory_.Reserve(count));
+  RECIS_RETURN_IF_ERROR(arena_->Reserve(directory_.EndAfter(count)));
+  RECIS_RETURN_IF_ERROR(index_.Reserve(new_ids, count));
+  directory_.Allocate(count, new_rows);
+  index_.Insert(new_ids, new_rows, count);
+  InitialiseRecords(new_ids, new_rows, count);
+  for (int64_t i = 0; i < count; ++i) rows[admitted[i]] = new_rows[i];
+  admits_ += count;
+  return {};
+}
+
+Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
+                                             std::byte* out, bool stream) {
+  WriteLock lock(mutex_);
+  Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
+  if (!found.ok()) return found;
+  Batch& batch = *found.value();
+  const Row* rows = batch.row_data();
+
+  std::vector<uint32_t> unknown;
+  for (int64_t i = 0; i < batch.distinct; ++i) {
+    if (rows[i] == kNoRow) unknown.push_back(static_cast<uint32_t>(i));
+  }
+  int64_t misses = 0;
+  if (!unknown.empty()) {
+    std::vector<uint32_t> counts(static_cast<size_t>(batch.distinct), 0);
+    for (int64_t i = 0; i < n; ++i) ++counts[batch.inverse_data()[i]];
+    for (const uint32_t i : unknown) misses += counts[i];
+    if (policy == nullptr) {
+      RECIS_RETURN_IF_ERROR(AdmitLocked(batch, nullptr));
+    } else {
+      const size_t u = unknown.size();
+      std::vector<int64_t> unknown_ids(u);
+      std::vector<uint32_t> unknown_counts(u);
+      for (size_t i = 0; i < u; ++i) {
+        unknown_ids[i] = batch.id_data()[unknown[i]];
+        unknown_counts[i] = counts[unknown[i]];
+      }
+      const auto answer = std::make_unique<bool[]>(u);
+      policy->Admit(unknown_ids.data(), unknown_counts.data(), static_cast<int64_t>(u),
+                    answer.get());
+      const auto admit = std::make_unique<bool[]>(static_cast<size_t>(batch.distinct));
+      for (size_t i = 0; i < u; ++i) admit[unknown[i]] = answer[i];
+      RECIS_RETURN_IF_ERROR(AdmitLocked(batch, admit.get()));
+      refusals_ += std::count(answer.get(), answer.get() + u, false);
+    }
+  }
+  GatherLocked(batch, out, stream);
+  lookups_.fetch_add(n, std::memory_order_relaxed);
+  hits_.fetch_add(n - misses, std::memory_order_relaxed);
+  return found;
+}
+
+Result<std::shared_ptr<Batch>> Table::Find(const int64_t* ids, int64_t n) const {
+  ReadLock lock(mutex_);
+  Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
+  if (!found.ok()) return found;
+  const Batch& batch = *found.value();
+  int64_t hits = 0;
+  for (int64_t i = 0; i < n; ++i) hits += batch.row_data()[batch.inverse_data()[i]] != kNoRow;
+  lookups_.fetch_add(n, std::memory_order_relaxed);
+  hits_.fetch_add(hits, std::memory_order_relaxed);
+  return found;
+}
+
+Status Table::AdmitFound(Batch& batch, const bool* admit) {
+  WriteLock lock(mutex_);
+  const auto unknown = std::count(batch.row_data(), batch.row_data() + batch.distinct, kNoRow);
+  // Find again: another thread may have admitted or evicted in between.
+  FindRows(batch.id_data(), batch.distinct, batch.row_data());
+  batch.evictions = eviction_count_;
+  const int64_t before = admits_;
+  RECIS_RETURN_IF_ERROR(AdmitLocked(batch, admit));
+  refusals_ += std::max<int64_t>(unknown - (admits_ - before), 0);
+  return {};
+}
+
+Status Table::Gather(Batch& batch, std::byte* out, bool stream) const {
+  ReadLock lock(mutex_);
+  Refresh(batch);
+  GatherLocked(batch, out, stream);
+  return {};
+}
+
+void Table::Contains(const int64_t* ids, int64_t n, bool* out) const {
+  ReadLock lock(mutex_);
+  ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
+    Row rows[kBlockIds];
+    for (int64_t i = begin; i < end; i += kBlockIds) {
+      const int64_t count = std::min<int64_t>(kBlockIds, end - i);
+      index_.Find(ids + i, count, rows);
+      for (int64_t k = 0; k < count; ++k) out[i + k] = rows[k] != kNoRow;
+    }
+  });
+}
+
+void Table::Rows(const int64_t* ids, int64_t n, int64_t* rows) const {
+  ReadLock lock(mutex_);
+  const Buffer found = BufferCache::Get(static_cast<size_t>(n) * sizeof(Row));
+  FindRows(ids, n, found.as<Row>());
+  std::transform(found.as<Row>(), found.as<Row>() + n, rows,
+                 [](Row row) { return row == kNoRow ? int64_t{-1} : int64_t{row}; });
+}
+
+}  // namespace recis

@@ -1,0 +1,166 @@
+// Gradients and optimizer steps of Table.
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/thread_pool.h"
+#include "table/row_loops.h"
+#include "table/table.h"
+
+namespace recis {
+namespace {
+
+constexpr int kUpdateRows = 16;  // records fetched before they are updated
+
+size_t StatesOf(const RuleParams& params) {
+  switch (params.rule) {
+    case Rule::kSgd:
+      return params.momentum != 0 ? 1 : 0;
+    case Rule::kAdagrad:
+    case Rule::kRowWiseAdagrad:
+      return 1;
+    case Rule::kAdam:
+      return params.amsgrad ? 3 : 2;
+  }
+  return 0;
+}
+
+}  // namespace
+
+Status Table::Accumulate(const Batch& batch, const void* values, DType dtype, bool mean,
+                         double divisor) {
+  const Occurrences occurrences(batch);
+  WriteLock lock(mutex_);
+  const Row* rows = batch.row_data();
+  std::vector<Row> checked;
+  if (batch.evictions != eviction_count_) {
+    // A row may be another id's by now.
+    checked.assign(rows, rows + batch.distinct);
+    for (int64_t i = 0; i < batch.distinct; ++i) {
+      const Row row = rows[i];
+      if (row == kNoRow) continue;
+      if (!directory_.Live(row) || directory_.IdOf(row) != batch.id_data()[i]) {
+        checked[i] = kNoRow;
+      }
+    }
+    rows = checked.data();
+  }
+  gradient_->Add(rows, batch.distinct, occurrences, values, dtype, mean, divisor);
+  return {};
+}
+
+Status Table::CheckRows(const int64_t* rows, int64_t n) const {
+  for (int64_t i = 0; i < n; ++i) {
+    if (!directory_.Live(rows[i])) {
+      return OutOfRange("table '" + options_.name + "': row " + std::to_string(rows[i]) +
+                        " (position " + std::to_string(i) + ") is not in use; the table has " +
+                        std::to_string(directory_.live_rows()) + " rows, ids_map() lists them");
+    }
+  }
+  return {};
+}
+
+Status Table::AccumulateRows(const int64_t* rows, int64_t n, const void* values, DType dtype) {
+  RECIS_RETURN_IF_ERROR(CheckBatch(n));
+  WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
+  Numbering numbers(n);
+  std::vector<uint32_t> inverse(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) inverse[i] = numbers.Number(rows[i]);
+  std::vector<Row> distinct(numbers.ids(), numbers.ids() + numbers.size());
+  const Occurrences occurrences(inverse.data(), n, numbers.size());
+  gradient_->Add(distinct.data(), numbers.size(), occurrences, values, dtype, false, 1);
+  return {};
+}
+
+int64_t Table::GradientRows() const {
+  ReadLock lock(mutex_);
+  return static_cast<int64_t>(gradient_->Entries(false).size());
+}
+
+int64_t Table::ReadGradient(int64_t capacity, double divisor, int64_t* rows,
+                            std::byte* values) const {
+  ReadLock lock(mutex_);
+  std::vector<Gradient::Entry> entries = gradient_->Entries(true);
+  if (static_cast<int64_t>(entries.size()) > capacity) entries.resize(capacity);
+  const size_t bytes = gradient_->row_bytes();
+  const int64_t dim = schema_.slots()[0].count;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    rows[i] = entries[i].row;
+    std::memcpy(values + i * bytes, gradient_->At(entries[i].index), bytes);
+  }
+  if (divisor == 1) return static_cast<int64_t>(entries.size());
+  const int64_t count = static_cast<int64_t>(entries.size()) * dim;
+  if (AccumulatorOf(options_.dtype) == DType::kFloat64) {
+    auto* wide = reinterpret_cast<double*>(values);
+    for (int64_t i = 0; i < count; ++i) wide[i] /= divisor;
+  } else {
+    auto* narrow = reinterpret_cast<float*>(values);
+    for (int64_t i = 0; i < count; ++i) narrow[i] /= static_cast<float>(divisor);
+  }
+  return static_cast<int64_t>(entries.size());
+}
+
+void Table::ClearGradient() {
+  WriteLock lock(mutex_);
+  gradient_->Clear();
+}
+
+Status Table::Step(const RuleParams& params, const std::vector<int>& states) {
+  WriteLock lock(mutex_);
+  if (!IsFloating(options_.dtype)) {
+    return InvalidArgument("table '" + options_.name + "' holds " + NameOf(options_.dtype) +
+                           ": only floating-point tables can be trained");
+  }
+  UpdateArgs shared{};
+  shared.dim = schema_.slots()[0].count;
+  shared.dtype = options_.dtype;
+  shared.weight_offset = schema_.slots()[0].offset;
+  shared.params = &params;
+  if (states.size() < StatesOf(params)) {
+    return InvalidArgument("table '" + options_.name + "': this optimizer needs " +
+                           std::to_string(StatesOf(params)) + " state slots, found " +
+                           std::to_string(states.size()));
+  }
+  for (size_t i = 0; i < StatesOf(params); ++i) {
+    RECIS_RETURN_IF_ERROR(CheckSlot(states[i]));
+    const Slot& slot = schema_.slots()[states[i]];
+    const int64_t wanted = params.rule == Rule::kRowWiseAdagrad ? 1 : shared.dim;
+    if (slot.dtype != AccumulatorOf(options_.dtype) || slot.count != wanted) {
+      return InvalidArgument("table '" + options_.name + "': slot '" + slot.name + "' is " +
+                             NameOf(slot.dtype) + " " + ToString(slot.shape) +
+                             ", which this optimizer cannot use as its state");
+    }
+    shared.state_offsets[i] = slot.offset;
+  }
+  const std::vector<Gradient::Entry> entries = gradient_->Entries(false);
+  const size_t used = schema_.used_bytes();
+  ParallelFor(static_cast<int64_t>(entries.size()), kRowGrain / 4, [&](int64_t begin, int64_t end) {
+    std::byte* records[2][kUpdateRows];
+    const void* gradients[2][kUpdateRows];
+    const auto fetch = [&](int64_t first, int half) {
+      const int64_t count = std::min<int64_t>(kUpdateRows, end - first);
+      for (int64_t k = 0; k < count; ++k) {
+        const Gradient::Entry& entry = entries[first + k];
+        records[half][k] = arena_->At(entry.row);
+        gradients[half][k] = gradient_->At(entry.index);
+        for (size_t i = 0; i < used; i += kCacheLine) {
+          __builtin_prefetch(records[half][k] + i, 1);
+        }
+      }
+    };
+    UpdateArgs args = shared;
+    int half = 0;
+    fetch(begin, half);
+    for (int64_t i = begin; i < end; i += kUpdateRows, half ^= 1) {
+      if (i + kUpdateRows < end) fetch(i + kUpdateRows, half ^ 1);
+      args.records = records[half];
+      args.gradients = gradients[half];
+      args.n = std::min<int64_t>(kUpdateRows, end - i);
+      ActiveKernels().update(args);
+    }
+  });
+  return {};
+}
+
+}  // namespace recis
