@@ -180,11 +180,11 @@ class Table:
         found = batch.unknown(positions.data_ptr(), new_ids.data_ptr(), counts.data_ptr())
         if found:
             answer = ask(new_ids[:found], counts[:found])
+            expected = f"table {self.name!r}: an admit hook must return a bool mask of {(found,)}"
+            if not isinstance(answer, Tensor):
+                raise TypeError(f"{expected}, found {type(answer).__name__}")
             if answer.dtype != torch.bool or answer.shape != (found,):
-                raise ValueError(
-                    f"table {self.name!r}: an admit hook must return a bool mask of shape "
-                    f"{(found,)}, found {answer.dtype} {tuple(answer.shape)}"
-                )
+                raise ValueError(f"{expected}, found {answer.dtype} {tuple(answer.shape)}")
             admit = torch.zeros(batch.distinct, dtype=torch.bool)
             admit[positions[:found]] = answer.cpu()
             self.engine.admit(batch, admit.data_ptr())

@@ -30,6 +30,6 @@ def make_table(device):
 
     def make(embedding_shape=(4,), **options):
         options = {"name": f"table-{next(_numbers)}", "device": device, **options}
-        return HashTable(list(embedding_shape), **options)
+        return HashTable(embedding_shape, **options)
 
     return make

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/hash_testing.h"
 #include "base/testing.h"
 
 namespace recis {
@@ -14,6 +15,13 @@ TEST(MixIdIsTheFinalizerOfSplitMix64) {
   EXPECT_EQ(MixId(0), 0xe220a8397b1dcdafu);
   EXPECT_EQ(MixId(static_cast<int64_t>(0x9e3779b97f4a7c15u)), 0x6e789e6aa1b965f4u);
   EXPECT_EQ(MixId(static_cast<int64_t>(2 * 0x9e3779b97f4a7c15u)), 0x06c45d188009454fu);
+}
+
+TEST(MixIdIsABijection) {
+  for (uint64_t i = 0; i < 100000; ++i) {
+    const uint64_t hash = i * 0xd1342543de82ef95u;
+    EXPECT_EQ(MixId(testing::UnmixId(hash)), hash);
+  }
 }
 
 TEST(EvenlySpacedIdsFillEveryPartitionAlike) {

@@ -172,7 +172,9 @@ TEST(AForkedChildHasACacheWhateverTheParentsThreadsWereDoing) {
     const pid_t child = fork();
     if (child == 0) {
       alarm(20);
-      { const Buffer buffer = BufferCache::Get(kMiB); }
+      {
+        const Buffer buffer = BufferCache::Get(kMiB);
+      }
       _exit(BufferCache::IdleBytes() == 0);
     }
     waitpid(child, &status, 0);

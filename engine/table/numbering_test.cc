@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/hash_testing.h"
 #include "base/testing.h"
 
 namespace recis {
@@ -49,6 +50,15 @@ TEST(ANumberingIsAMapHoweverItGrows) {
     }
     EXPECT(Ids(numbers) == order, expected);
   }
+}
+
+TEST(IdsOfOnePlaceAndOneTagAreToldApart) {
+  Numbering numbers(1000);
+  std::vector<int64_t> ids;
+  for (uint64_t i = 0; i < 1000; ++i) ids.push_back(testing::UnmixId(i << 20 | 0xabcd));
+  for (const int64_t id : ids) numbers.Number(id);
+  EXPECT(Ids(numbers) == ids);
+  for (uint32_t i = 0; i < 1000; ++i) EXPECT_EQ(numbers.Find(ids[i]), i);
 }
 
 TEST(TheIdsCanBeTakenAndTheRestStartsAnew) {

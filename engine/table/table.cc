@@ -18,7 +18,10 @@ Result<std::unique_ptr<Table>> Table::Make(TableOptions options) {
   }
   Result<int> embedding =
       table->schema_.Add({.name = "embedding", .dtype = made.dtype, .shape = made.shape});
-  if (!embedding.ok()) return embedding.status();
+  if (!embedding.ok()) {
+    return Status(embedding.status().code(),
+                  "table '" + made.name + "': " + embedding.status().message());
+  }
   int64_t block_bytes;
   if (__builtin_mul_overflow(made.block_rows, static_cast<int64_t>(table->schema_.record_bytes()),
                              &block_bytes) ||
@@ -126,8 +129,8 @@ TableStats Table::Stats() const {
   ReadLock lock(mutex_);
   TableStats stats;
   stats.rows = directory_.live_rows();
-  stats.lookups = lookups_.load();
-  stats.hits = hits_.load();
+  stats.hits = hits_.load(std::memory_order_acquire);  // before lookups: see CountLookups()
+  stats.lookups = lookups_.load(std::memory_order_relaxed);
   stats.misses = stats.lookups - stats.hits;
   stats.admits = admits_;
   stats.refusals = refusals_;

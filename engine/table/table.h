@@ -146,6 +146,7 @@ class Table {
   // Those below REQUIRE the lock, shared for const ones.
   Result<std::shared_ptr<Batch>> FindLocked(const int64_t* ids, int64_t n) const;
   void FindRows(const int64_t* ids, int64_t n, Row* rows) const;
+  void CountLookups(int64_t n, int64_t hits) const;
   void Refresh(Batch& batch) const;
   Status AdmitLocked(Batch& batch, const bool* admit);
   void GatherLocked(const Batch& batch, std::byte* out, bool stream) const;

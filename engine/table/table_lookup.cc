@@ -17,6 +17,12 @@ Status Table::CheckBatch(int64_t n) const {
                          " ids in one call; at most 2^31 - 1, so cut the batch");
 }
 
+// Stats() may run beside this: it must not see hits whose lookups it has missed.
+void Table::CountLookups(int64_t n, int64_t hits) const {
+  lookups_.fetch_add(n, std::memory_order_relaxed);
+  hits_.fetch_add(hits, std::memory_order_release);
+}
+
 void Table::FindRows(const int64_t* ids, int64_t n, Row* rows) const {
   ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
     index_.Find(ids + begin, end - begin, rows + begin);
@@ -44,8 +50,7 @@ Status Table::Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) c
     }
     hits.fetch_add(found, std::memory_order_relaxed);
   });
-  lookups_.fetch_add(n, std::memory_order_relaxed);
-  hits_.fetch_add(hits.load(), std::memory_order_relaxed);
+  CountLookups(n, hits.load());
   return {};
 }
 
@@ -174,8 +179,7 @@ Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, Admi
     }
   }
   GatherLocked(batch, out, stream);
-  lookups_.fetch_add(n, std::memory_order_relaxed);
-  hits_.fetch_add(n - misses, std::memory_order_relaxed);
+  CountLookups(n, n - misses);
   return found;
 }
 
@@ -186,8 +190,7 @@ Result<std::shared_ptr<Batch>> Table::Find(const int64_t* ids, int64_t n) const 
   const Batch& batch = *found.value();
   int64_t hits = 0;
   for (int64_t i = 0; i < n; ++i) hits += batch.row_data()[batch.inverse_data()[i]] != kNoRow;
-  lookups_.fetch_add(n, std::memory_order_relaxed);
-  hits_.fetch_add(hits, std::memory_order_relaxed);
+  CountLookups(n, hits);
   return found;
 }
 

@@ -163,7 +163,8 @@ TEST(ANewSlotKeepsEveryRecordAndFillsLiveRowsAlone) {
     const auto table = MakeTable({kDim}, {}, block_rows);
     Ids ids(kRows);
     Values values(kRows * kDim);
-    for (int64_t i = 0; i < kRows; ++i) ids[i] = i, values[kDim * i] = static_cast<float>(i);
+    for (int64_t i = 0; i < kRows; ++i) ids[i] = i;
+    for (int64_t i = 0; i < kRows; ++i) values[kDim * i] = static_cast<float>(i);
     Insert(*table, ids, values);
     const Ids evicted = {17, kRows - 1};
     const Ids free_rows = RowsOf(*table, evicted);
@@ -173,7 +174,14 @@ TEST(ANewSlotKeepsEveryRecordAndFillsLiveRowsAlone) {
     for (const int64_t id : evicted) values[kDim * id] = 0;
     EXPECT(Read(*table, ids) == values, block_rows);
     Values one(kRows, 7), three(kRows * 3, 0.25);
-    for (const int64_t row : free_rows) one[row] = 0, std::fill_n(&three[3 * row], 3, 0);
+    for (const int64_t row : free_rows) {
+      one[row] = 0;
+      std::fill_n(&three[3 * row], 3, 0);
+      // Free rows are zeros in memory too: a block shows them.
+      const BlockView block = table->Block(slot, row / block_rows).value();
+      const std::byte* place = block.data + row % block_rows * block.row_stride_bytes;
+      EXPECT_EQ(*reinterpret_cast<const float*>(place), 0.0f, block_rows);
+    }
     one.resize(table->Capacity());
     three.resize(table->Capacity() * 3);
     EXPECT(WholeSlot(*table, slot - 1) == one, block_rows);

@@ -15,6 +15,10 @@ class ChildrenInfo:
     """Names of the tables that share one, in the order of their indices."""
 
     def __init__(self, table: str, children: Sequence[str], coalesced: bool) -> None:
+        if isinstance(children, str):
+            raise TypeError(
+                f"table {table!r}: children must be a list of names, found {children!r}"
+            )
         names = list(children)
         if not 1 <= len(names) <= _MAX_CHILDREN:
             raise ValueError(

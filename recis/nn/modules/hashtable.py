@@ -161,21 +161,25 @@ class HashTable(torch.nn.Module):
         shape = _check_shape(name, embedding_shape)
         if dtype not in DTYPES:
             raise TypeError(f"table {name!r}: dtype must be one of {DTYPES}, found {dtype}")
-        if not isinstance(block_size, int) or isinstance(block_size, bool):
-            raise TypeError(f"table {name!r}: block_size must be an int, found {block_size!r}")
+        _check_kind(name, "block_size", block_size, int)
+        _check_kind(name, "slice", slice, Slice)
+        _check_kind(name, "initializer", initializer, BaseInitializer, type(None))
+        _check_kind(name, "filter_hook", filter_hook, FilterHook, type(None))
+        _check_kind(name, "seed", seed, int)
         if grad_reduce_by not in ("worker", "id"):
             raise ValueError(
                 f"table {name!r}: grad_reduce_by must be 'worker' or 'id', found {grad_reduce_by!r}"
             )
-        if not isinstance(slice, Slice):
-            raise TypeError(f"table {name!r}: slice must be a Slice, found {slice!r}")
         self._device = _check_device(name, device)
         self._children = ChildrenInfo(name, [name] if children is None else children, coalesced)
         self._initializer = ConstantInitializer() if initializer is None else initializer
         self._slice = slice
         self._grad_mean = grad_reduce_by == "id"
         self._grad_divisor = float(os.environ.get("WORLD_SIZE", 1)) if not self._grad_mean else 1.0
-        draw = self._initializer.draw(shape, dtype, seed)
+        try:
+            draw = self._initializer.draw(shape, dtype, seed)
+        except ValueError as error:
+            raise ValueError(f"table {name!r}: {error}") from None
         self._table = Table(name, dtype, shape, block_size, draw)
         self._register_names()
         # Something for autograd to differentiate: the embeddings are no leaf of the graph.
@@ -221,15 +225,19 @@ class HashTable(torch.nn.Module):
             MemoryError, OverflowError: no room for new rows; the table has not changed.
         """
         table = self._table
-        flat = check_ids(ids, f"table {table.name!r}: ids")
-        if self._children.is_coalesce():
-            self._children.check_encoded(flat)
+        flat = self._checked(ids, "ids")
         if not (self.training and table.dtype.is_floating_point):
             out = table.read(flat)
         else:
             admission = None if admit_hook is None else self._admission(admit_hook)
             out = _Lookup.apply(self._holder, self, flat, admission)
         return out if ids.device.type == "cpu" else out.to(ids.device)
+
+    def _checked(self, ids: Tensor, what: str) -> Tensor:
+        """Ids as the engine reads them, of children that are there."""
+        ids = check_ids(ids, f"table {self._table.name!r}: {what}")
+        self._children.check_encoded(ids)
+        return ids
 
     def _admission(self, hook: AdmitHook) -> BaseAdmitHookImpl:
         if not isinstance(hook, AdmitHook):
@@ -279,7 +287,7 @@ class HashTable(torch.nn.Module):
         Raises:
             TypeError, ValueError: a shape or dtype is wrong; nothing was inserted.
         """
-        self._observe(self._table.insert(ids, embeddings))
+        self._observe(self._table.insert(self._checked(ids, "insert: ids"), embeddings))
 
     def evict(self, ids: Tensor) -> int:
         """Removes ids, int64 of any shape: rows, all slots and pending gradients.
@@ -491,6 +499,12 @@ def _check_shape(name: str, shape: object) -> tuple[int, ...]:
         f"table {name!r}: embedding_shape must be a list of positive ints such as [64], "
         f"found {shape!r}"
     )
+
+
+def _check_kind(name: str, argument: str, value: object, *kinds: type) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        wanted = " or ".join(kind.__name__ for kind in kinds).replace("NoneType", "None")
+        raise TypeError(f"table {name!r}: {argument} must be {wanted}, found {value!r}")
 
 
 def _check_device(name: str, device: torch.device | str) -> torch.device:

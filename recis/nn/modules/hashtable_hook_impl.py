@@ -270,7 +270,7 @@ class HashtableHookFactory(metaclass=Singleton):
         tables = self._filters.setdefault(hook.name, WeakKeyDictionary())
         if ht in tables:
             raise ValueError(f"table {ht.table.name!r} has filter hook {hook.name!r} already")
-        tables[ht] = _make(self._filter_classes, hook, ht)
+        tables[ht] = _make(self._filter_classes, hook, ht.table.name, ht)
         return tables[ht]
 
     def create_admit_hook(self, ht: TableOwner, hook: AdmitHook) -> BaseAdmitHookImpl:
@@ -282,7 +282,7 @@ class HashtableHookFactory(metaclass=Singleton):
         tables = self._admits.get(str(hook))
         impl = None if tables is None else tables.get(ht)
         if impl is None:
-            impl = _make(self._admit_classes, hook)
+            impl = _make(self._admit_classes, hook, ht.table.name)
             self._admits.setdefault(str(hook), WeakKeyDictionary())[ht] = impl
         return impl
 
@@ -291,10 +291,10 @@ class HashtableHookFactory(metaclass=Singleton):
         return [tables[ht] for tables in self._admits.values() if ht in tables]
 
 
-def _make(classes: Mapping[str, type[Any]], hook: BaseHook, *args: TableOwner) -> Any:
+def _make(classes: Mapping[str, type[Any]], hook: BaseHook, table: str, *args: TableOwner) -> Any:
     if hook.name not in classes:
         raise ValueError(
-            f"no {type(hook).__name__} is registered as {hook.name!r}; there are: "
+            f"table {table!r}: no {type(hook).__name__} is registered as {hook.name!r}; there are: "
             f"{', '.join(sorted(classes))}. Add yours with HashtableHookFactory()."
         )
     signature = inspect.signature(classes[hook.name])
@@ -302,7 +302,7 @@ def _make(classes: Mapping[str, type[Any]], hook: BaseHook, *args: TableOwner) -
         signature.bind(*args, **hook.params)
     except TypeError as error:
         raise ValueError(
-            f"hook {hook.name!r} cannot take params {hook.params}: {error}; "
+            f"table {table!r}: hook {hook.name!r} cannot take params {hook.params}: {error}; "
             f"it is {hook.name}{signature}"
         ) from None
     return classes[hook.name](*args, **hook.params)
