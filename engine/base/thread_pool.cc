@@ -32,14 +32,15 @@ void Pause() {
 //      still touch the job, so Run() returns only when the job's stack frame is free.
 class ThreadPool {
  public:
-  bool Run(int chunks, internal::Task task, void* context) {
+  bool Run(int chunks, int threads, internal::Task task, void* context) {
     if (busy_.test_and_set(std::memory_order_acquire)) return false;
-    EnsureWorkers(chunks - 1);
+    EnsureWorkers(threads - 1);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       task_ = task;
       context_ = context;
       chunks_ = chunks;
+      helpers_wanted_ = threads - 1;
       next_chunk_.store(0, std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_release);
     }
@@ -93,6 +94,7 @@ class ThreadPool {
       const internal::Task task = task_;
       void* const context = context_;
       if (chunks == 0) continue;  // woke after the job was over
+      if (running_.load(std::memory_order_relaxed) == helpers_wanted_) continue;
       running_.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
       MaybeYield();
@@ -110,6 +112,7 @@ class ThreadPool {
   internal::Task task_ = nullptr;  // GUARDED_BY(mutex_)
   void* context_ = nullptr;        // GUARDED_BY(mutex_)
   int chunks_ = 0;                 // GUARDED_BY(mutex_)
+  int helpers_wanted_ = 0;         // GUARDED_BY(mutex_)
   int workers_ = 0;                // GUARDED_BY(busy_)
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> next_chunk_{0};
@@ -140,7 +143,7 @@ void SetThreadCount(int count) {
 int ThreadCount() { return thread_count.load(std::memory_order_relaxed); }
 
 void internal::RunTasks(int chunks, Task task, void* context) {
-  if (Pool().Run(chunks, task, context)) return;
+  if (Pool().Run(chunks, std::min(chunks, ThreadCount()), task, context)) return;
   for (int chunk = 0; chunk < chunks; ++chunk) task(context, chunk);
 }
 

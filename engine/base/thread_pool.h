@@ -27,12 +27,17 @@ using Task = void (*)(void* context, int chunk);
 void RunTasks(int chunks, Task task, void* context);
 }  // namespace internal
 
+// A thread may start late, where other work keeps its processor: with several chunks for
+// each, those that have started do the rest.
+inline constexpr int64_t kChunksPerThread = 4;
+
 // Calls body(begin, end) on disjoint ranges that cover [0, n), each of at least
 // `grain` items, and returns when all have returned. `body` must not throw.
 template <class Body>
 void ParallelFor(int64_t n, int64_t grain, Body&& body) {
   if (n <= 0) return;
-  const int64_t chunks = std::min<int64_t>(ThreadCount(), std::max<int64_t>(n / grain, 1));
+  const int64_t most = ThreadCount() == 1 ? 1 : ThreadCount() * kChunksPerThread;
+  const int64_t chunks = std::min<int64_t>(most, std::max<int64_t>(n / grain, 1));
   if (chunks == 1) {
     body(int64_t{0}, n);
     return;

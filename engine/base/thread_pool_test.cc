@@ -58,11 +58,11 @@ TEST(RangesKeepTheGrainAndTheThreadCount) {
   EXPECT_EQ(RangesOf(0, 1).size(), 0u);
   for (const int64_t n : {1, 2, 5, 39, 40, 41, 1000}) {
     const Ranges ranges = RangesOf(n, 10);
-    EXPECT_LE(ranges.size(), 4u);
+    EXPECT_LE(ranges.size(), static_cast<size_t>(4 * kChunksPerThread));
     EXPECT_EQ(ranges, RangesOf(n, 10), n);
     for (const auto& [begin, end] : ranges) EXPECT_LE(std::min<int64_t>(n, 10), end - begin, n);
   }
-  EXPECT_EQ(RangesOf(1000, 10).size(), 4u);
+  EXPECT_EQ(RangesOf(1000, 10).size(), static_cast<size_t>(4 * kChunksPerThread));
 }
 
 TEST(TheThreadCountIsClamped) {
@@ -81,6 +81,23 @@ TEST(ChunksRunSideBySide) {
     while (arrived.load() < 3) std::this_thread::yield();
   });
   EXPECT_EQ(arrived.load(), 3);
+}
+
+TEST(NoMoreThreadsRunThanWereAskedFor) {
+  SetThreadCount(8);
+  ParallelFor(8, 1, [](int64_t, int64_t) {});  // now there are workers to spare
+  SetThreadCount(2);
+  std::atomic<int> running{0}, most{0};
+  for (int round = 0; round < 200; ++round) {
+    ParallelFor(8, 1, [&](int64_t, int64_t) {
+      const int now = running.fetch_add(1) + 1;
+      for (int seen = most; now > seen && !most.compare_exchange_weak(seen, now);) {
+      }
+      std::this_thread::yield();
+      running.fetch_sub(1);
+    });
+  }
+  EXPECT_LE(most.load(), 2);
 }
 
 TEST(WhatTheBodyWroteIsThereOnReturn) {

@@ -192,10 +192,12 @@ Status Index::Reserve(const int64_t* ids, int64_t n) {
 
 template <class Body>
 void Index::ForEachOwned(const int64_t* ids, int64_t n, Body body) {
-  // Every thread reads all ids and works on those it owns: two nanoseconds an id, and no
-  // sorting or locking.
-  const int64_t grain = std::max<int64_t>(kGrain * kPartitions / std::max<int64_t>(n, 1), 1);
-  ParallelFor(kPartitions, grain, [&](int64_t begin, int64_t end) {
+  // Every owner reads all ids and works on those in its partitions: two nanoseconds an id,
+  // and no sorting or locking. So there are no more owners than threads.
+  const int64_t owners = std::clamp<int64_t>(n / kGrain, 1, ThreadCount());
+  ParallelFor(owners, 1, [&](int64_t first_owner, int64_t last_owner) {
+    const int64_t begin = kPartitions * first_owner / owners;
+    const int64_t end = kPartitions * last_owner / owners;
     constexpr int kRing = 2 * kLookahead;
     int64_t ring[kRing];
     int64_t head = 0, tail = 0;
