@@ -65,6 +65,19 @@ def test_training_goes_on_to_the_bit_after_state_is_restored(make_table, optimiz
         assert by_id(other, slot.name()) == by_id(table, slot.name())
 
 
+def test_accumulation_is_taken_up_where_it_was(make_table):
+    table = make_table()
+    first = attach(optim.SparseSGD, table, lr=1.0)
+    first.set_grad_accum_steps(3)
+    train(table, first, long(1), torch.ones(1, 4))
+    second = attach(optim.SparseSGD, table)
+    second.load_state_dict(first.state_dict())
+    train(table, second, long(1), torch.ones(1, 4))
+    assert by_id(table) == {1: [0.0] * 4}
+    train(table, second, long(1), torch.ones(1, 4))
+    assert by_id(table) == {1: [-1.0] * 4}
+
+
 @every_optimizer
 def test_it_may_be_attached_before_or_after_rows_exist(make_table, optimizer, options):
     tables = [make_table(initializer=UniformInitializer()) for _ in range(2)]

@@ -31,7 +31,8 @@ int main(int argc, char** argv) {
       failure = thrown.what();
     }
     ++(failure.empty() ? passed : failed);
-    if (!failure.empty()) std::printf("FAILED %s\n  %s\n", running.c_str(), failure.c_str());
+    if (failure.empty()) continue;
+    std::fprintf(stderr, "FAILED %s\n  %s\n", running.c_str(), failure.c_str());
   }
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed == 0 && passed > 0 ? 0 : 1;

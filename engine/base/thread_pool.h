@@ -50,7 +50,8 @@ void ParallelFor(int64_t n, int64_t grain, Body&& body) {
       static_cast<int>(chunks),
       [](void* opaque, int chunk) {
         const Context& c = *static_cast<Context*>(opaque);
-        (*c.body)(c.n* chunk / c.chunks, c.n * (chunk + 1) / c.chunks);
+        const int64_t begin = c.n * chunk / c.chunks, end = c.n * (chunk + 1) / c.chunks;
+        (*c.body)(begin, end);
       },
       &context);
 }

@@ -21,7 +21,6 @@ constexpr double kMaxLoad = 0.85;
 constexpr double kGrowth = 1.5;
 
 constexpr int kLookahead = 16;  // buckets fetched ahead of an insert or erase
-constexpr int kFindBlock = 16;  // the same for a lookup, which goes block by block
 constexpr size_t kSlabThreshold = size_t{128} << 10;
 constexpr int64_t kGrain = 2048;  // ids below which threads do not pay
 
@@ -106,40 +105,29 @@ void Index::Partition::Erase(int64_t id, uint64_t hash) {
   }
 }
 
-void Index::Find(const int64_t* ids, int64_t n, Row* rows) const {
-  // While one block of ids is compared, the buckets of the next are on their way.
-  struct Block {
-    const Partition* partitions[kFindBlock];
-    const Bucket* homes[kFindBlock];
-  } blocks[2];
-  const auto fetch = [&](int64_t first, Block& block) {
-    const int64_t count = std::min<int64_t>(kFindBlock, n - first);
-    for (int64_t k = 0; k < count; ++k) {
-      const uint64_t hash = MixId(ids[first + k]);
-      const Partition& partition = partitions_[PartitionOf(hash)];
-      block.partitions[k] = &partition;
-      block.homes[k] = partition.Home(hash);
-      __builtin_prefetch(block.homes[k]);
-    }
-  };
-  const auto compare = [&](int64_t first, const Block& block) {
-    const int64_t count = std::min<int64_t>(kFindBlock, n - first);
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t id = ids[first + k];
-      const Bucket* home = block.homes[k];
-      Row row = home == nullptr ? kNoRow : Match(*home, id);
-      if (row == kNoRow && home != nullptr && home->overflow != 0) [[unlikely]] {
-        row = block.partitions[k]->FindBeyond(home, id);
-      }
-      rows[first + k] = row;
-    }
-  };
-  int half = 0;
-  fetch(0, blocks[half]);
-  for (int64_t first = 0; first < n; first += kFindBlock, half ^= 1) {
-    if (first + kFindBlock < n) fetch(first + kFindBlock, blocks[half ^ 1]);
-    compare(first, blocks[half]);
+void Index::Fetch(const int64_t* ids, int count, Probes& probes) const {
+  for (int k = 0; k < count; ++k) {
+    const uint64_t hash = MixId(ids[k]);
+    probes.partitions[k] = &partitions_[PartitionOf(hash)];
+    probes.homes[k] = probes.partitions[k]->Home(hash);
+    __builtin_prefetch(probes.homes[k]);
   }
+}
+
+void Index::Compare(const int64_t* ids, int count, const Probes& probes, Row* rows) const {
+  for (int k = 0; k < count; ++k) {
+    const Bucket* home = probes.homes[k];
+    rows[k] = home == nullptr ? kNoRow : Match(*home, ids[k]);
+    if (rows[k] == kNoRow && home != nullptr && home->overflow != 0) [[unlikely]] {
+      rows[k] = probes.partitions[k]->FindBeyond(home, ids[k]);
+    }
+  }
+}
+
+void Index::Find(const int64_t* ids, int64_t n, Row* rows) const {
+  FindInBlocks(ids, n, [&](int64_t first, const Row* found, int count) {
+    std::copy_n(found, count, rows + first);
+  });
 }
 
 Status Index::Grow(int number, int64_t size) {

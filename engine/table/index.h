@@ -16,6 +16,7 @@
 //  (3) Every int64 may be an id: an unused place is known by `used`, not by a value.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -35,6 +36,26 @@ class Index {
   // rows[i] = the row of ids[i], or kNoRow. On the calling thread alone: callers cut the
   // batch themselves.
   void Find(const int64_t* ids, int64_t n, Row* rows) const;
+
+  // The same for a caller who has something to do with each block of rows while the
+  // buckets of the next are on their way: use(first, rows, count), in order.
+  static constexpr int kBlockIds = 16;
+  template <class Use>
+  void FindInBlocks(const int64_t* ids, int64_t n, Use use) const {
+    Probes probes[2];
+    Row rows[kBlockIds];
+    const auto count_at = [n](int64_t first) {
+      return static_cast<int>(std::min<int64_t>(kBlockIds, n - first));
+    };
+    if (n > 0) Fetch(ids, count_at(0), probes[0]);
+    int half = 0;
+    for (int64_t first = 0; first < n; first += kBlockIds, half ^= 1) {
+      const int64_t next = first + kBlockIds;
+      if (next < n) Fetch(ids + next, count_at(next), probes[half ^ 1]);
+      Compare(ids + first, count_at(first), probes[half], rows);
+      use(first, rows, count_at(first));
+    }
+  }
 
   // Makes room so that Insert() of these ids cannot fail.
   Status Reserve(const int64_t* ids, int64_t n);
@@ -93,6 +114,13 @@ class Index {
     void Erase(int64_t id, uint64_t hash);
   };
 
+  // Where a block of ids will be looked for.
+  struct Probes {
+    const Partition* partitions[kBlockIds];
+    const Bucket* homes[kBlockIds];
+  };
+  void Fetch(const int64_t* ids, int count, Probes& probes) const;
+  void Compare(const int64_t* ids, int count, const Probes& probes, Row* rows) const;
   static Row Match(const Bucket& bucket, int64_t id);
   static int PartitionOf(uint64_t hash) { return static_cast<int>(hash >> (64 - kPartitionBits)); }
   static uint32_t BucketsAfter(int partition, int growth);

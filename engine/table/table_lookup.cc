@@ -35,19 +35,25 @@ Status Table::Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) c
   const size_t bytes = embedding_bytes();
   std::atomic<int64_t> hits{0};
   ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
-    Row rows[kBlockIds];
-    const std::byte* records[kBlockIds];
-    int64_t found = 0;
-    for (int64_t i = begin; i < end; i += kBlockIds) {
-      const int count = static_cast<int>(std::min<int64_t>(kBlockIds, end - i));
-      index_.Find(ids + i, count, rows);
+    // Three stages, each a block ahead of the next: buckets on their way, records on their
+    // way, records copied.
+    const std::byte* records[2][Index::kBlockIds];
+    int64_t found = 0, copied = begin;
+    const auto copy = [&](int64_t until, int half) {
+      ActiveKernels().gather(records[half], until - copied, bytes, out + copied * bytes, stream);
+      copied = until;
+    };
+    int half = 0;
+    index_.FindInBlocks(ids + begin, end - begin, [&](int64_t first, const Row* rows, int count) {
       for (int k = 0; k < count; ++k) {
-        records[k] = rows[k] == kNoRow ? nullptr : arena_->At(rows[k]);
+        records[half][k] = rows[k] == kNoRow ? nullptr : arena_->At(rows[k]);
         found += rows[k] != kNoRow;
-        Fetch(records[k], bytes);
+        Fetch(records[half][k], bytes);
       }
-      ActiveKernels().gather(records, count, bytes, out + i * bytes, stream);
-    }
+      half ^= 1;
+      if (first > 0) copy(begin + first, half);
+    });
+    copy(end, half ^ 1);
     hits.fetch_add(found, std::memory_order_relaxed);
   });
   CountLookups(n, hits.load());
