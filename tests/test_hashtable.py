@@ -291,11 +291,11 @@ def test_writing_into_a_block_writes_the_table(make_table, shape, block_size):
     table(torch.arange(10))
     blocks = table.slot_group().slot_by_name("embedding").values()
     assert [block.shape for block in blocks] == [(block_size, *shape)] * math.ceil(10 / block_size)
+    values = torch.arange(10.0 * math.prod(shape)).view(10, *shape)
     for number, block in enumerate(blocks):
-        block[0] = number + 1
-    firsts = table.embeddings()[::block_size]
-    numbers = torch.arange(1.0, len(blocks) + 1).view(-1, *[1] * len(shape))
-    assert torch.equal(firsts, numbers.expand(-1, *shape))
+        rows = values[number * block_size : (number + 1) * block_size]
+        block[: len(rows)] = rows
+    assert torch.equal(table.embeddings(), values)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.float16], ids=str)

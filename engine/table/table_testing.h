@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -70,9 +71,9 @@ inline int64_t Evict(Table& table, const Ids& ids) {
   return table.Evict(ids.data(), static_cast<int64_t>(ids.size()));
 }
 
-inline int AddSlot(Table& table, const char* name, std::vector<int64_t> shape, double initial = 0) {
+inline int AddSlot(Table& table, std::string name, std::vector<int64_t> shape, double initial = 0) {
   Slot slot;
-  slot.name = name;
+  slot.name = std::move(name);
   slot.shape = std::move(shape);
   slot.initial = initial;
   Result<int> added = table.AddSlot(std::move(slot));
