@@ -121,7 +121,7 @@ def replay(name: str, embedding: Embedding, flights: Flights) -> Run:
                 loss = binary_cross_entropy_with_logits(
                     logits, flights.late[landed], reduction="sum"
                 )
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad()

@@ -53,6 +53,12 @@ Result<Slab> Slab::Map(size_t bytes) {
   return Slab(data, rounded);
 }
 
+void Slab::Populate() {
+#if defined(MADV_POPULATE_WRITE)
+  madvise(data_, bytes_, MADV_POPULATE_WRITE);  // a refusal costs speed only
+#endif
+}
+
 Slab::~Slab() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }

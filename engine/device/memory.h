@@ -26,6 +26,10 @@ class Slab {
   }
   ~Slab();
 
+  // Has the system find all pages now. Else a page that is read before it is written is
+  // found twice, and the second time stops every other processor.
+  void Populate();
+
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 

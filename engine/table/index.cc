@@ -33,6 +33,7 @@ Result<Index::Buckets> Index::Buckets::Make(uint32_t count) {
     Result<Slab> slab = Slab::Map(bytes);
     if (!slab.ok()) return slab.status();
     made.slab_ = std::move(slab.value());
+    made.slab_->Populate();
     made.data_ = reinterpret_cast<Bucket*>(made.slab_->data());
   } else {
     made.data_ = new (std::nothrow) Bucket[count]{};
