@@ -99,6 +99,21 @@ TEST(ReadAdmitsNothingAndReadsUnknownIdsAsZeros) {
   EXPECT_EQ(table->size(), 1);
 }
 
+TEST(BatchesOfEverySizeReadEachIdsRow) {
+  const auto table = MakeTable({3}, kUniform);
+  Ids ids(70);
+  for (int64_t i = 0; i < 70; ++i) ids[i] = i * i;
+  Values expected = Lookup(*table, ids).values;
+  ids[1] = ids[40] = -1;  // has no row
+  std::fill_n(&expected[3], 3, 0.0f);
+  std::fill_n(&expected[120], 3, 0.0f);
+  for (size_t n = 0; n <= 70; ++n) {
+    const Ids first(ids.begin(), ids.begin() + n);
+    EXPECT_EQ(Read(*table, first), Values(expected.begin(), expected.begin() + 3 * n), n);
+  }
+  EXPECT_EQ(table->Stats().hits, 70 * 71 / 2 - 69 - 30);
+}
+
 TEST(APolicyIsAskedOnceForEachUnknownIdAndObeyed) {
   const auto table = Halves();
   Lookup(*table, {1});
