@@ -75,7 +75,7 @@ def test_thread_counts_give_the_same_bits_for_every_dtype(make_table, threads, d
     assert traces[0] == traces[1]
 
 
-def test_the_instruction_set_does_not_matter():
+def test_the_instruction_set_does_not_matter(tmp_path):
     program = """if True:
         import torch
         from recis.nn import HashTable
@@ -93,9 +93,13 @@ def test_the_instruction_set_does_not_matter():
         """
 
     def run(**environment):
-        command = [sys.executable, "-c", program]
+        # Elsewhere, so that the installed package is imported and not the sources here.
         return subprocess.run(
-            command, env={**os.environ, **environment}, check=True, capture_output=True
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            check=True,
+            capture_output=True,
         ).stdout
 
     assert run(RECIS_SIMD="baseline") == run()
