@@ -171,6 +171,23 @@ TEST(AMovedBufferIsReturnedOnce) {
   BufferCache::Clear();
 }
 
+TEST(ThreadsShareTheCacheAndNeverABuffer) {
+  std::atomic<int> wrong{0};
+  const auto use = [&](int value) {
+    for (int round = 0; round < 500; ++round) {
+      const Buffer buffer = BufferCache::Get((64 + round % 8) << 10);
+      std::memset(buffer.data(), value, 1000);
+      std::this_thread::yield();
+      wrong += std::count(buffer.data(), buffer.data() + 1000, std::byte(value)) != 1000;
+    }
+  };
+  std::thread other(use, 1);
+  use(2);
+  other.join();
+  EXPECT_EQ(wrong.load(), 0);
+  EXPECT_LE(BufferCache::IdleBytes(), BufferCache::kMaxIdleBytes);
+}
+
 TEST(AForkedChildHasACacheWhateverTheParentsThreadsWereDoing) {
   std::atomic<bool> done{false};
   std::thread other([&] {
