@@ -42,7 +42,8 @@ class FrequencyAdmission : public AdmissionPolicy {
   void Clear();
 
   // Candidates with their counts, at most `capacity`, the old generation first; returns
-  // how many. Restore() in that order admits as this would.
+  // how many. Restore() in that order gives the same sightings; once candidates are
+  // forgotten, which go first may differ.
   int64_t size() const;
   int64_t Dump(int64_t capacity, int64_t* ids, int64_t* counts) const;
   void Restore(const int64_t* ids, const int64_t* counts, int64_t n);

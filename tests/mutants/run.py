@@ -31,8 +31,9 @@ def verdict(folder: Path) -> str:
     if built.returncode != 0:
         raise RuntimeError(built.stdout)
     tests = run("build/engine_tests", folder)
-    noticed = re.findall(r"^(?:FAILED|TOO SLOW) (\S+)", tests.stdout + tests.stderr, re.MULTILINE)
-    return ", ".join(noticed) or ("" if tests.returncode == 0 else f"exit {tests.returncode}")
+    found = re.findall(r"^(?:FAILED|TOO SLOW) (\S+)", tests.stdout + tests.stderr, re.MULTILINE)
+    crash = [f"killed by signal {-tests.returncode}"] if tests.returncode < 0 else []
+    return ", ".join([*dict.fromkeys(found), *crash])
 
 
 def main(word: str) -> int:
