@@ -12,13 +12,11 @@
 #include <memory>
 #include <vector>
 
+#include "base/row.h"
 #include "base/status.h"
 #include "device/memory.h"
 
 namespace recis {
-
-using Row = uint32_t;
-inline constexpr Row kNoRow = 0xffffffffu;
 
 class Arena {
  public:

@@ -1,0 +1,75 @@
+// A cold block: records of one table, packed into one immutable value of the store.
+//
+//   header  64 bytes: magic, version, table, sequence, rows, record bytes, checksum
+//   entries each: checksum (8 bytes), id (8), row (4), zero (4), record
+//   zeros   up to 4096 k - 16 bytes, what fits k pages of LMDB exactly
+//
+// The checksum of an entry covers its id, row and record and is seeded with the sequence
+// and position, so one row can be read alone and known to be the right one. The header's
+// covers the header. docs/format.md has every byte.
+//
+// Threads: Add() and Seal() by one; a sealed block is read-only. Entries already added may be
+//   read while others are added under the same lock.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/row.h"
+#include "base/status.h"
+#include "device/memory.h"
+
+namespace recis {
+
+// The place of a block in the log: later blocks have greater ones, and none is used twice.
+using Sequence = uint64_t;
+
+struct EntryHeader {
+  uint64_t checksum;
+  int64_t id;
+  Row row;
+  uint32_t zero;
+};
+static_assert(sizeof(EntryHeader) == 24);
+
+class Block {
+ public:
+  // Entries of `record_bytes` that a block of at most `value_bytes` holds, at least one.
+  static int64_t RowsFor(size_t record_bytes, size_t value_bytes);
+  // 16,368 bytes, or 65,520 for records above 1.5 KB.
+  static size_t ValueBytesFor(size_t record_bytes);
+  static uint64_t Checksum(const EntryHeader& header, const std::byte* record, size_t record_bytes,
+                           Sequence sequence, uint32_t position);
+  // Where the entry at a position starts within the value.
+  static size_t OffsetOf(uint32_t position, size_t record_bytes);
+
+  Block(uint32_t table, Sequence sequence, size_t record_bytes, int64_t capacity);
+
+  // Appends a record and returns its position. REQUIRES: !full().
+  uint32_t Add(int64_t id, Row row, const std::byte* record);
+  // Writes the header; nothing is added after it.
+  void Seal();
+
+  bool full() const { return rows_ == capacity_; }
+  uint32_t rows() const { return rows_; }
+  uint32_t table() const { return table_; }
+  Sequence sequence() const { return sequence_; }
+  size_t record_bytes() const { return record_bytes_; }
+  int64_t id(uint32_t position) const;
+  Row row(uint32_t position) const;
+  const std::byte* record(uint32_t position) const;
+  // The value to store, (4096 k - 16 bytes). REQUIRES: sealed.
+  const std::byte* value() const { return value_.data(); }
+  size_t value_bytes() const;
+
+ private:
+  uint32_t table_;
+  Sequence sequence_;
+  size_t record_bytes_;
+  uint32_t capacity_;
+  uint32_t rows_ = 0;
+  Buffer value_;
+};
+
+}  // namespace recis
