@@ -13,13 +13,16 @@
 namespace recis::bind {
 namespace {
 
-std::unique_ptr<Table> MakeTable(std::string name, int dtype, std::vector<int64_t> shape,
-                                 int64_t block_rows, const DrawArgs& draw) {
-  return ValueOrThrow(Table::Make({.name = std::move(name),
-                                   .dtype = static_cast<DType>(dtype),
-                                   .shape = std::move(shape),
-                                   .block_rows = block_rows,
-                                   .draw = draw}));
+std::shared_ptr<Table> MakeTable(std::string name, int dtype, std::vector<int64_t> shape,
+                                 int64_t block_rows, const DrawArgs& draw,
+                                 std::shared_ptr<Store> store) {
+  TableOptions options{.name = std::move(name),
+                       .dtype = static_cast<DType>(dtype),
+                       .shape = std::move(shape),
+                       .block_rows = block_rows,
+                       .draw = draw};
+  return ValueOrThrow(store ? Table::Make(std::move(options), std::move(store))
+                            : Table::Make(std::move(options)));
 }
 
 // What a policy in Python is asked about: the ids without a row and how often each occurs.
@@ -135,15 +138,20 @@ py::dict StatsDict(const Table& table) {
   out["admits"] = stats.admits;
   out["refusals"] = stats.refusals;
   out["evictions"] = stats.evictions;
-  out["hot_rows"] = stats.rows;
+  out["hot_rows"] = stats.hot_rows;
+  out["cold_rows"] = stats.cold_rows;
   out["hot_bytes"] = stats.hot_bytes;
+  out["cold_bytes"] = stats.cold_bytes;
+  out["promotes"] = stats.promotes;
+  out["spills"] = stats.spills;
+  out["drops"] = stats.drops;
   out["index_bytes"] = stats.index_bytes;
   out["gradient_rows"] = stats.gradient_rows;
   return out;
 }
 
 ExportedBlock ExportBlock(const Table& table, int slot, int64_t block) {
-  const BlockView view = ValueOrThrow(table.Block(slot, block));
+  const BlockView view = ValueOrThrow(table.View(slot, block));
   const int64_t last = (table.options().block_rows - 1) * view.row_stride_bytes;
   const auto bytes = static_cast<int64_t>(table.Slots()[static_cast<size_t>(slot)].bytes());
   return {view, last + bytes};
@@ -154,9 +162,9 @@ ExportedBlock ExportBlock(const Table& table, int slot, int64_t block) {
 void InitTable(py::module_& module) {
   InitBatch(module);
   InitSettings(module);
-  py::class_<Table>(module, "Table")
+  py::class_<Table, std::shared_ptr<Table>>(module, "Table")
       .def(py::init(&MakeTable), py::arg("name"), py::arg("dtype"), py::arg("shape"),
-           py::arg("block_rows"), py::arg("draw"))
+           py::arg("block_rows"), py::arg("draw"), py::arg("store").none(true), Unlocked())
       .def(
           "read",
           [](const Table& t, uintptr_t ids, int64_t n, uintptr_t out, bool stream) {
@@ -212,10 +220,17 @@ void InitTable(py::module_& module) {
       .def(
           "evict",
           [](Table& t, uintptr_t ids, int64_t n) {
-            return t.Evict(Address<const int64_t>(ids), n);
+            return ValueOrThrow(t.Evict(Address<const int64_t>(ids), n));
           },
           py::arg("ids"), py::arg("n"), Unlocked())
-      .def("clear", &Table::Clear, Unlocked())
+      .def(
+          "clear", [](Table& t) { ThrowIfError(t.Clear()); }, Unlocked())
+      .def(
+          "prefetch",
+          [](Table& t, uintptr_t ids, int64_t n) {
+            ThrowIfError(t.Prefetch(Address<const int64_t>(ids), n));
+          },
+          py::arg("ids"), py::arg("n"), Unlocked())
       .def(
           "accumulate",
           [](Table& t, const Batch& batch, uintptr_t values, int dtype, bool mean, double divisor) {

@@ -41,20 +41,22 @@ class Block {
   static size_t ValueBytesFor(size_t record_bytes);
   static uint64_t Checksum(const EntryHeader& header, const std::byte* record, size_t record_bytes,
                            Sequence sequence, uint32_t position);
+  // Bytes of the value of a block.
+  static size_t ValueBytes(uint32_t rows, size_t record_bytes);
   // Where the entry at a position starts within the value.
   static size_t OffsetOf(uint32_t position, size_t record_bytes);
 
-  Block(uint32_t table, Sequence sequence, size_t record_bytes, int64_t capacity);
+  Block(uint32_t table, size_t record_bytes, int64_t capacity);
 
   // Appends a record and returns its position. REQUIRES: !full().
   uint32_t Add(int64_t id, Row row, const std::byte* record);
-  // Writes the header; nothing is added after it.
-  void Seal();
+  // Gives the block its place in the log and writes the checksums; nothing is added after it.
+  void Seal(Sequence sequence);
 
   bool full() const { return rows_ == capacity_; }
   uint32_t rows() const { return rows_; }
   uint32_t table() const { return table_; }
-  Sequence sequence() const { return sequence_; }
+  Sequence sequence() const { return sequence_; }  // 0 until sealed
   size_t record_bytes() const { return record_bytes_; }
   int64_t id(uint32_t position) const;
   Row row(uint32_t position) const;
@@ -65,7 +67,7 @@ class Block {
 
  private:
   uint32_t table_;
-  Sequence sequence_;
+  Sequence sequence_ = 0;
   size_t record_bytes_;
   uint32_t capacity_;
   uint32_t rows_ = 0;

@@ -93,14 +93,20 @@ class Log {
   static Result<std::unique_ptr<Log>> Open(LogOptions options);
   // Writes what is queued, if it can.
   ~Log();
+  // The same, and says whether it could. Nothing but Stats() may be called afterwards.
+  Status Close();
 
   // ---- blocks -----------------------------------------------------------------------
 
   // The sequence of the next block. Blocks must be appended in this order.
   Sequence NextSequence();
-  // Queues a sealed block, waiting while too many are queued. An error (the disk is full,
-  // say) means that the queue is full and cannot be written now; the block was not taken.
-  Status Append(std::shared_ptr<const Block> block);
+  // What NextSequence() will give out next.
+  Sequence EndSequence() const;
+  // Queues a sealed block, waiting while too many are queued and can be written.
+  void Append(std::shared_ptr<const Block> block);
+  // Whether more may be appended: an error if what is queued is too much already and cannot be
+  // written, because the disk is full, say. Tries again.
+  Status Ready();
   // All blocks below this are durable and their memory has been let go of.
   Sequence durable() const;
   // Returns when all appended blocks are durable.

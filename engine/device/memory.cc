@@ -59,6 +59,12 @@ void Slab::Populate() {
 #endif
 }
 
+void Slab::Discard(size_t offset) {
+  const size_t begin = (offset + 4095) / 4096 * 4096;
+  std::memset(data_ + offset, 0, std::min(begin, bytes_) - offset);
+  if (begin < bytes_) madvise(data_ + begin, bytes_ - begin, MADV_DONTNEED);
+}
+
 Slab::~Slab() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }

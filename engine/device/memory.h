@@ -30,6 +30,9 @@ class Slab {
   // found twice, and the second time stops every other processor.
   void Populate();
 
+  // Hands the pages from this offset on back to the system; they read as zeros again.
+  void Discard(size_t offset);
+
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 

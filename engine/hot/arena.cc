@@ -26,4 +26,12 @@ Status Arena::Reserve(int64_t rows) {
   return {};
 }
 
+void Arena::Shrink(int64_t rows) {
+  while (reserved_rows() - slab_rows_ >= rows) {
+    slabs_.pop_back();
+    bases_.pop_back();
+  }
+  if (reserved_rows() > rows) slabs_.back()->Discard((rows % slab_rows_) * record_bytes_);
+}
+
 }  // namespace recis

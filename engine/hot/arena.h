@@ -26,6 +26,9 @@ class Arena {
   // Makes rows [0, rows) usable; what is there already stays. Fresh records are zeros.
   Status Reserve(int64_t rows);
 
+  // Gives the memory of rows from this one on back to the system.
+  void Shrink(int64_t rows);
+
   std::byte* At(Row row) const {
     const auto slab =
         static_cast<uint32_t>((static_cast<unsigned __int128>(row) * slab_inverse_) >> 64);

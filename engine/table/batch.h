@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
+#include "base/row.h"
 #include "device/memory.h"
-#include "hot/arena.h"
 
 namespace recis {
 

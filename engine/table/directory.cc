@@ -29,6 +29,7 @@ void Directory::Allocate(int64_t count, Row* rows) {
   const int64_t reused = std::min<int64_t>(count, static_cast<int64_t>(freed_.size()));
   std::copy(freed_.rbegin(), freed_.rbegin() + reused, rows);
   freed_.resize(freed_.size() - static_cast<size_t>(reused));
+  unchanged_ = std::min(unchanged_, freed_.size());
   for (int64_t i = reused; i < count; ++i) rows[i] = static_cast<Row>(end_++);
 }
 
@@ -45,7 +46,20 @@ void Directory::Free(Row row) {
 void Directory::Clear() {
   chunks_.clear();
   freed_ = std::vector<Row>();  // {} would keep its memory
+  unchanged_ = 0;
   end_ = 0;
+}
+
+int64_t Directory::TakeUnchanged() {
+  return static_cast<int64_t>(std::exchange(unchanged_, freed_.size()));
+}
+
+Status Directory::Recover(int64_t end, std::vector<Row> freed) {
+  RECIS_RETURN_IF_ERROR(Reserve(end));
+  end_ = end;
+  freed_ = std::move(freed);
+  unchanged_ = freed_.size();
+  return {};
 }
 
 size_t Directory::Bytes() const {

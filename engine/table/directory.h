@@ -1,7 +1,8 @@
 // The directory of rows: which are live, whose they are, and which come next.
 //
 // Rows are dense from 0. A freed row is reused, last freed first, before a new one is
-// made. Nine bytes a row, in chunks that never move or get copied.
+// made. Nine bytes a row, in chunks that never move or get copied. The order in which freed
+// rows come back is part of a table's state, so a commit saves it.
 //
 // Threads: const methods from any while no other runs; Bind() from any on distinct rows
 //   that Allocate() gave out; the rest by one thread at a time.
@@ -13,15 +14,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/row.h"
 #include "base/status.h"
 #include "device/memory.h"
-#include "hot/arena.h"
 
 namespace recis {
 
 class Directory {
  public:
-  // Rows that Allocate() could hand out next without the arena growing are below this.
+  // Rows that Allocate(count) would hand out are below this.
   int64_t EndAfter(int64_t count) const;
   // Makes room so that Allocate(count) cannot fail.
   Status Reserve(int64_t count);
@@ -31,6 +32,14 @@ class Directory {
   // REQUIRES: Live(row).
   void Free(Row row);
   void Clear();
+
+  // Freed rows, the next one at the back.
+  const std::vector<Row>& freed() const { return freed_; }
+  // How many of them, from the front, have not changed since the last call.
+  int64_t TakeUnchanged();
+  // Fills an empty directory: rows below `end`, of which these are freed and the others will
+  // be bound.
+  Status Recover(int64_t end, std::vector<Row> freed);
 
   bool Live(int64_t row) const { return row >= 0 && row < end_ && live(static_cast<Row>(row)); }
   int64_t IdOf(Row row) const { return ids(row); }
@@ -52,6 +61,7 @@ class Directory {
 
   std::vector<Slab> chunks_;  // each: ids, then live flags
   std::vector<Row> freed_;    // last freed at the back
+  size_t unchanged_ = 0;      // of freed_
   int64_t end_ = 0;
 };
 

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/row.h"
 #include "base/status.h"
 #include "device/memory.h"
-#include "hot/arena.h"
 #include "table/batch.h"
 #include "table/numbering.h"
 

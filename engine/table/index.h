@@ -23,9 +23,9 @@
 #include <optional>
 
 #include "base/hash.h"
+#include "base/row.h"
 #include "base/status.h"
 #include "device/memory.h"
-#include "hot/arena.h"
 
 namespace recis {
 

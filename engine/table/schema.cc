@@ -1,5 +1,7 @@
 #include "table/schema.h"
 
+#include "base/codec.h"
+
 namespace recis {
 
 std::string ToString(const std::vector<int64_t>& shape) {
@@ -53,6 +55,44 @@ Result<int> Schema::Add(Slot slot) {
   used_bytes_ = slot.offset + slot.bytes();
   slots_.push_back(std::move(slot));
   return static_cast<int>(slots_.size()) - 1;
+}
+
+std::string Schema::Encode() const {
+  Encoder encoder;
+  encoder.Put(static_cast<uint32_t>(slots_.size()));
+  for (const Slot& slot : slots_) {
+    encoder.PutText(slot.name).PutText(NameOf(slot.dtype));
+    encoder.Put(static_cast<uint32_t>(slot.shape.size()));
+    for (const int64_t size : slot.shape) encoder.Put(size);
+    encoder.Put(slot.initial);
+  }
+  return encoder.Take();
+}
+
+Result<Schema> Schema::Decode(std::string_view bytes) {
+  Decoder decoder(bytes);
+  Schema schema;
+  const auto count = decoder.Get<uint32_t>();
+  for (uint32_t i = 0; i < count && decoder.ok(); ++i) {
+    Slot slot;
+    slot.name = decoder.GetText();
+    const std::string dtype = decoder.GetText();
+    int code = 0;
+    while (code < kDTypeCount && dtype != NameOf(static_cast<DType>(code))) ++code;
+    if (code == kDTypeCount) return Corrupt("slot '" + slot.name + "' has no type '" + dtype + "'");
+    slot.dtype = static_cast<DType>(code);
+    const auto dims = decoder.Get<uint32_t>();
+    for (uint32_t d = 0; d < dims && decoder.ok(); ++d)
+      slot.shape.push_back(decoder.Get<int64_t>());
+    slot.initial = decoder.Get<double>();
+    if (!decoder.ok()) break;
+    Result<int> added = schema.Add(std::move(slot));
+    if (!added.ok()) return added.status();
+  }
+  if (!decoder.done() || count == 0) {
+    return Corrupt("its schema, of " + std::to_string(bytes.size()) + " bytes, cannot be read");
+  }
+  return schema;
 }
 
 }  // namespace recis

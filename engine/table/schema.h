@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
@@ -34,6 +35,10 @@ class Schema {
   // shape and initial value is found instead; one that does not is an error.
   Result<int> Add(Slot slot);
   Result<int> IndexOf(const std::string& name) const;
+
+  // The slots as a value of the store; Decode(Encode()) gives the same schema.
+  std::string Encode() const;
+  static Result<Schema> Decode(std::string_view bytes);
 
   const std::vector<Slot>& slots() const { return slots_; }
   size_t used_bytes() const { return used_bytes_; }

@@ -9,8 +9,9 @@
 
 namespace recis {
 
-Result<std::unique_ptr<Table>> Table::Make(TableOptions options) {
-  std::unique_ptr<Table> table(new Table(std::move(options)));
+Result<std::shared_ptr<Table>> Table::MakeEmpty(TableOptions options,
+                                                std::shared_ptr<Store> store) {
+  std::shared_ptr<Table> table(new Table(std::move(options), std::move(store)));
   const TableOptions& made = table->options_;
   if (made.block_rows <= 0) {
     return InvalidArgument("table '" + made.name + "': block_size must be positive, is " +
@@ -29,42 +30,60 @@ Result<std::unique_ptr<Table>> Table::Make(TableOptions options) {
     return InvalidArgument("table '" + made.name + "': a block of " +
                            std::to_string(made.block_rows) + " rows is too large");
   }
-  table->arena_ = std::make_unique<Arena>(table->schema_.record_bytes(), made.block_rows);
   table->gradient_ = std::make_unique<Gradient>(made.dtype, table->schema_.slots()[0].count);
-  table->RenewTemplate();
   return table;
 }
 
-void Table::RenewTemplate() {
-  new_record_.assign(schema_.record_bytes(), std::byte{0});
-  for (size_t i = 0; i < schema_.slots().size(); ++i) {
-    const Slot& slot = schema_.slots()[i];
+Result<std::shared_ptr<Table>> Table::Make(TableOptions options) {
+  Result<std::shared_ptr<Table>> made = MakeEmpty(std::move(options), nullptr);
+  if (!made.ok()) return made;
+  Table& table = *made.value();
+  table.records_ =
+      std::make_unique<Records>(table.LayoutOf(table.schema_), table.options_.block_rows);
+  return made;
+}
+
+RecordLayout Table::LayoutOf(const Schema& schema) const {
+  RecordLayout layout{schema.record_bytes(), schema.used_bytes(), {}};
+  layout.new_record.assign(layout.record_bytes, std::byte{0});
+  for (size_t i = 0; i < schema.slots().size(); ++i) {
+    const Slot& slot = schema.slots()[i];
     DrawArgs constant;
     constant.shift = i == 0 ? options_.draw.shift : slot.initial;
-    ActiveKernels().draw(constant, 0, slot.dtype, slot.count, new_record_.data() + slot.offset);
+    ActiveKernels().draw(constant, 0, slot.dtype, slot.count,
+                         layout.new_record.data() + slot.offset);
   }
+  return layout;
 }
 
 Result<std::shared_ptr<Batch>> Table::Insert(const int64_t* ids, int64_t n,
                                              const std::byte* values) {
   WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;
   Batch& batch = *found.value();
+  // Before anything changes: reading what is cold may fail.
+  RECIS_RETURN_IF_ERROR(records_->Promote(batch.row_data(), batch.distinct));
   RECIS_RETURN_IF_ERROR(AdmitLocked(batch, nullptr));
   std::vector<uint32_t> last(static_cast<size_t>(batch.distinct));
   for (int64_t i = 0; i < n; ++i) last[batch.inverse_data()[i]] = static_cast<uint32_t>(i);
   const size_t bytes = embedding_bytes();
-  ParallelFor(batch.distinct, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::memcpy(arena_->At(batch.row_data()[i]), values + last[i] * bytes, bytes);
-    }
-  });
+  const Row* rows = batch.row_data();
+  RECIS_RETURN_IF_ERROR(records_->Update(
+      rows, batch.distinct, Records::Use::kChange, [&](int64_t first, int64_t count) {
+        ParallelFor(count, kRowGrain, [&](int64_t begin, int64_t end) {
+          for (int64_t i = first + begin; i < first + end; ++i) {
+            std::memcpy(records_->At(rows[i]), values + last[i] * bytes, bytes);
+          }
+        });
+      }));
   return found;
 }
 
-int64_t Table::Evict(const int64_t* ids, int64_t n) {
+Result<int64_t> Table::Evict(const int64_t* ids, int64_t n) {
   WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
   Numbering numbers(n);
   for (int64_t i = 0; i < n; ++i) numbers.Number(ids[i]);
   std::vector<Row> found(static_cast<size_t>(numbers.size()));
@@ -76,27 +95,31 @@ int64_t Table::Evict(const int64_t* ids, int64_t n) {
     evicted.push_back(numbers.ids()[i]);
     rows.push_back(found[i]);
   }
-  if (rows.empty()) return 0;
+  if (rows.empty()) return int64_t{0};
   const auto count = static_cast<int64_t>(rows.size());
   index_.Erase(evicted.data(), count);
   for (const Row row : rows) {
-    std::memset(arena_->At(row), 0, arena_->record_bytes());
+    records_->Free(row);
     gradient_->Drop(row);
     directory_.Free(row);
   }
+  records_->Tidy();
   ++eviction_count_;
   evictions_ += count;
   return count;
 }
 
-void Table::Clear() {
+Status Table::Clear() {
   WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
   evictions_ += directory_.live_rows();
   ++eviction_count_;
   index_.Clear();
   directory_.Clear();
   gradient_->Clear();
-  arena_ = std::make_unique<Arena>(schema_.record_bytes(), options_.block_rows);
+  records_->Clear();
+  records_->Tidy();
+  return {};
 }
 
 int64_t Table::size() const {
@@ -135,7 +158,19 @@ TableStats Table::Stats() const {
   stats.admits = admits_;
   stats.refusals = refusals_;
   stats.evictions = evictions_;
-  stats.hot_bytes = static_cast<int64_t>(arena_->bytes());
+  if (const Tier* tier = records_->tier()) {
+    const TierStats of_tier = tier->Stats();
+    stats.hot_rows = of_tier.hot_rows;
+    stats.cold_rows = of_tier.cold_rows;
+    stats.cold_bytes = of_tier.cold_rows * static_cast<int64_t>(schema_.used_bytes());
+    stats.hot_bytes = of_tier.hot_bytes;
+    stats.promotes = of_tier.promotes;
+    stats.spills = of_tier.spills;
+    stats.drops = of_tier.drops;
+  } else {
+    stats.hot_rows = stats.rows;
+    stats.hot_bytes = static_cast<int64_t>(records_->arena().bytes());
+  }
   stats.index_bytes = static_cast<int64_t>(index_.Bytes() + directory_.Bytes());
   stats.gradient_rows = static_cast<int64_t>(gradient_->Entries(false).size());
   return stats;

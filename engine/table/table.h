@@ -1,15 +1,17 @@
 // The table: ids to records, and everything that is done to a record.
 //
 // An id is deduplicated (Numbering), looked up (Index), given a row if it is new and
-// admitted (Directory) and its record copied out of the hot blocks (Arena). Gradients
+// admitted (Directory) and its record copied out of wherever it lies (Records). Gradients
 // gather in Gradient until an optimizer step applies them to the records.
 //
 // Threads: any method from any thread. Read(), Contains() and the other const methods run
 //   side by side; the rest run alone. Results do not depend on the thread count.
 // Invariants:
 //  (1) index_ holds id -> row iff directory_ says row is live and belongs to id.
-//  (2) A record of a row that is not live is all zeros.
-//  (3) A method that returns an error has changed nothing.
+//  (2) A row that is not live has no record; in memory, one of zeros.
+//  (3) A method that returns an error has changed nothing; or, if what it changed did not
+//      fit in memory at once, the store is broken and goes on from its last commit.
+//  (4) The tables of a store share its lock.
 #pragma once
 
 #include <atomic>
@@ -24,7 +26,8 @@
 #include "base/yield.h"
 #include "device/kernels.h"
 #include "device/memory.h"
-#include "hot/arena.h"
+#include "store/records.h"
+#include "store/store.h"
 #include "table/admission.h"
 #include "table/batch.h"
 #include "table/directory.h"
@@ -51,7 +54,13 @@ struct TableStats {
   int64_t admits = 0;       // distinct ids that got a row
   int64_t refusals = 0;     // distinct ids, per lookup, that a policy refused
   int64_t evictions = 0;    // rows freed
-  int64_t hot_bytes = 0;    // records, free rows of the last slab included
+  int64_t hot_rows = 0;     // with a record in memory
+  int64_t cold_rows = 0;    // without; zero unless the table is in a store
+  int64_t hot_bytes = 0;    // of hot blocks, free rows included
+  int64_t promotes = 0;     // rows made hot
+  int64_t spills = 0;       // rows made cold
+  int64_t cold_bytes = 0;   // of cold rows' records
+  int64_t drops = 0;        // of them, those whose cold copy was still true
   int64_t index_bytes = 0;  // index and directory
   int64_t gradient_rows = 0;
 };
@@ -63,9 +72,11 @@ struct BlockView {
   int64_t row_stride_bytes = 0;
 };
 
-class Table {
+class Table : public StoreMember, public std::enable_shared_from_this<Table> {
  public:
-  static Result<std::unique_ptr<Table>> Make(TableOptions options);
+  static Result<std::shared_ptr<Table>> Make(TableOptions options);
+  // A table in a store: new, or as of the opened epoch, or the one made before.
+  static Result<std::shared_ptr<Table>> Make(TableOptions options, std::shared_ptr<Store> store);
 
   // ---- lookup -----------------------------------------------------------------------
   // `out` is (n, *shape); ids without a row read as zeros. `stream`: out is large and its
@@ -83,6 +94,9 @@ class Table {
   Status AdmitFound(Batch& batch, const bool* admit);
   Status Gather(Batch& batch, std::byte* out, bool stream) const;
 
+  // Starts to make the rows of these ids hot, in the background. Nothing to do in memory.
+  Status Prefetch(const int64_t* ids, int64_t n);
+
   void Contains(const int64_t* ids, int64_t n, bool* out) const;
   // rows[i] of ids[i], or -1.
   void Rows(const int64_t* ids, int64_t n, int64_t* rows) const;
@@ -93,8 +107,8 @@ class Table {
   // wins. Returns the rows of the distinct ids.
   Result<std::shared_ptr<Batch>> Insert(const int64_t* ids, int64_t n, const std::byte* values);
   // Removes ids, their records, counters and pending gradients. Returns how many there were.
-  int64_t Evict(const int64_t* ids, int64_t n);
-  void Clear();
+  Result<int64_t> Evict(const int64_t* ids, int64_t n);
+  Status Clear();
 
   // ---- gradient ---------------------------------------------------------------------
 
@@ -123,7 +137,8 @@ class Table {
   Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
   // Row order, [capacity, *slot shape]; rows that are not live read as zeros.
   Status ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const;
-  Result<BlockView> Block(int slot, int64_t block) const;
+  // REQUIRES: the table is in memory.
+  Result<BlockView> View(int slot, int64_t block) const;
 
   // ---- whole table ------------------------------------------------------------------
 
@@ -134,12 +149,28 @@ class Table {
   int64_t IdsMap(int64_t capacity, int64_t* ids, int64_t* rows) const;
   TableStats Stats() const;
   const TableOptions& options() const { return options_; }
+  bool in_store() const { return store_ != nullptr; }
+
+  // ---- as a member of a store -------------------------------------------------------
+
+  int64_t IdOf(Row row) const override { return directory_.IdOf(row); }
+  Tier& tier() override { return *records_->tier(); }
+  void CollectValues(Values* values) override;
 
  private:
   using ReadLock = Yielding<std::shared_lock<std::shared_mutex>>;
   using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
 
-  explicit Table(TableOptions options) : options_(std::move(options)) {}
+  Table(TableOptions options, std::shared_ptr<Store> store)
+      : options_(std::move(options)),
+        store_(std::move(store)),
+        mutex_(store_ ? store_->mutex() : own_mutex_) {}
+  static Result<std::shared_ptr<Table>> MakeEmpty(TableOptions options,
+                                                  std::shared_ptr<Store> store);
+  void PromoteIds(const std::vector<int64_t>& ids);
+  Status CheckEmbedding(const Schema& stored) const;
+  Status RecoverSchema(uint32_t number);
+  Status RecoverRows(uint32_t number);
 
   Status CheckBatch(int64_t n) const;
   size_t embedding_bytes() const { return schema_.slots()[0].bytes(); }
@@ -147,24 +178,29 @@ class Table {
   Result<std::shared_ptr<Batch>> FindLocked(const int64_t* ids, int64_t n) const;
   void FindRows(const int64_t* ids, int64_t n, Row* rows) const;
   void CountLookups(int64_t n, int64_t hits) const;
+  void CountBatch(const Batch& batch) const;
   void Refresh(Batch& batch) const;
   Status AdmitLocked(Batch& batch, const bool* admit);
-  void GatherLocked(const Batch& batch, std::byte* out, bool stream) const;
+  Status ReadHot(const int64_t* ids, int64_t n, std::byte* out, bool stream) const;
+  Status GatherLocked(const Batch& batch, std::byte* out, bool stream) const;
   void InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n);
-  void RenewTemplate();
+  RecordLayout LayoutOf(const Schema& schema) const;
   Status CheckRows(const int64_t* rows, int64_t n) const;
   Status CheckSlot(int slot) const;
+  Status CopySlot(const Slot& slot, const Row* rows, int64_t n, std::byte* values) const;
   int64_t CapacityLocked() const;
 
   const TableOptions options_;
-  mutable std::shared_mutex mutex_;
+  const std::shared_ptr<Store> store_;  // null in memory
+  mutable std::shared_mutex own_mutex_;
+  std::shared_mutex& mutex_;
   Schema schema_;                       // GUARDED_BY(mutex_)
-  std::unique_ptr<Arena> arena_;        // GUARDED_BY(mutex_)
-  std::vector<std::byte> new_record_;   // GUARDED_BY(mutex_): a record but for its draws
+  std::unique_ptr<Records> records_;    // GUARDED_BY(mutex_)
   Index index_;                         // GUARDED_BY(mutex_)
   Directory directory_;                 // GUARDED_BY(mutex_)
   std::unique_ptr<Gradient> gradient_;  // GUARDED_BY(mutex_)
   uint64_t eviction_count_ = 0;         // GUARDED_BY(mutex_): calls that freed rows
+  int64_t saved_freed_chunks_ = 0;      // GUARDED_BY(mutex_): values of the store
   mutable std::atomic<int64_t> lookups_{0}, hits_{0};
   int64_t admits_ = 0, refusals_ = 0, evictions_ = 0;  // GUARDED_BY(mutex_)
 };

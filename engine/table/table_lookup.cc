@@ -23,6 +23,14 @@ void Table::CountLookups(int64_t n, int64_t hits) const {
   hits_.fetch_add(hits, std::memory_order_release);
 }
 
+void Table::CountBatch(const Batch& batch) const {
+  int64_t hits = 0;
+  for (int64_t i = 0; i < batch.size; ++i) {
+    hits += batch.row_data()[batch.inverse_data()[i]] != kNoRow;
+  }
+  CountLookups(batch.size, hits);
+}
+
 void Table::FindRows(const int64_t* ids, int64_t n, Row* rows) const {
   ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
     index_.Find(ids + begin, end - begin, rows + begin);
@@ -32,6 +40,16 @@ void Table::FindRows(const int64_t* ids, int64_t n, Row* rows) const {
 Status Table::Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) const {
   RECIS_RETURN_IF_ERROR(CheckBatch(n));
   ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Usable());
+  if (records_->all_hot()) return ReadHot(ids, n, out, stream);
+  Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
+  if (!found.ok()) return found.status();
+  RECIS_RETURN_IF_ERROR(GatherLocked(*found.value(), out, stream));
+  CountBatch(*found.value());
+  return {};
+}
+
+Status Table::ReadHot(const int64_t* ids, int64_t n, std::byte* out, bool stream) const {
   const size_t bytes = embedding_bytes();
   std::atomic<int64_t> hits{0};
   ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
@@ -46,7 +64,7 @@ Status Table::Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) c
     int half = 0;
     index_.FindInBlocks(ids + begin, end - begin, [&](int64_t first, const Row* rows, int count) {
       for (int k = 0; k < count; ++k) {
-        records[half][k] = rows[k] == kNoRow ? nullptr : arena_->At(rows[k]);
+        records[half][k] = rows[k] == kNoRow ? nullptr : records_->At(rows[k]);
         found += rows[k] != kNoRow;
         Fetch(records[half][k], bytes);
       }
@@ -83,31 +101,42 @@ void Table::Refresh(Batch& batch) const {
   batch.evictions = eviction_count_;
 }
 
-void Table::GatherLocked(const Batch& batch, std::byte* out, bool stream) const {
+Status Table::GatherLocked(const Batch& batch, std::byte* out, bool stream) const {
   const size_t bytes = embedding_bytes();
   const Row* rows = batch.row_data();
   const uint32_t* inverse = batch.inverse_data();
+  Sources sources;
+  const std::byte* const* located = nullptr;
+  if (!records_->all_hot()) {
+    RECIS_RETURN_IF_ERROR(records_->Locate(rows, batch.distinct, &sources));
+    located = sources.data();
+  }
   ParallelFor(batch.size, kRowGrain, [&](int64_t begin, int64_t end) {
     const std::byte* records[kBlockIds];
     for (int64_t i = begin; i < end; i += kBlockIds) {
       const int count = static_cast<int>(std::min<int64_t>(kBlockIds, end - i));
       for (int k = 0; k < count; ++k) {
-        const Row row = rows[inverse[i + k]];
-        records[k] = row == kNoRow ? nullptr : arena_->At(row);
+        const uint32_t of = inverse[i + k];
+        records[k] = located != nullptr   ? located[of]
+                     : rows[of] == kNoRow ? nullptr
+                                          : records_->At(rows[of]);
         Fetch(records[k], bytes);
       }
       ActiveKernels().gather(records, count, bytes, out + i * bytes, stream);
     }
   });
+  return {};
 }
 
+// REQUIRES: their records are hot.
 void Table::InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n) {
   const bool drawn = options_.draw.distribution != Distribution::kConstant;
   const Slot& embedding = schema_.slots()[0];
+  const std::vector<std::byte>& new_record = records_->layout().new_record;
   ParallelFor(n, kRowGrain / 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      std::byte* record = arena_->At(rows[i]);
-      std::memcpy(record, new_record_.data(), new_record_.size());
+      std::byte* record = records_->At(rows[i]);
+      std::memcpy(record, new_record.data(), new_record.size());
       if (drawn) {
         ActiveKernels().draw(options_.draw, ids[i], embedding.dtype, embedding.count,
                              record + embedding.offset);
@@ -138,11 +167,16 @@ Status Table::AdmitLocked(Batch& batch, const bool* admit) {
 
   // All that can fail comes before all that changes.
   RECIS_RETURN_IF_ERROR(directory_.Reserve(count));
-  RECIS_RETURN_IF_ERROR(arena_->Reserve(directory_.EndAfter(count)));
+  RECIS_RETURN_IF_ERROR(records_->Reserve(directory_.EndAfter(count)));
   RECIS_RETURN_IF_ERROR(index_.Reserve(new_ids, count));
   directory_.Allocate(count, new_rows);
   index_.Insert(new_ids, new_rows, count);
-  InitialiseRecords(new_ids, new_rows, count);
+  // Records without a past are never read, so this cannot fail.
+  const Status made =
+      records_->Update(new_rows, count, Records::Use::kNew, [&](int64_t first, int64_t made_now) {
+        InitialiseRecords(new_ids + first, new_rows + first, made_now);
+      });
+  RECIS_CHECK(made.ok());
   for (int64_t i = 0; i < count; ++i) rows[admitted[i]] = new_rows[i];
   admits_ += count;
   return {};
@@ -151,10 +185,13 @@ Status Table::AdmitLocked(Batch& batch, const bool* admit) {
 Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
                                              std::byte* out, bool stream) {
   WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;
   Batch& batch = *found.value();
   const Row* rows = batch.row_data();
+  // Before anything changes: reading what is cold may fail.
+  RECIS_RETURN_IF_ERROR(records_->Promote(rows, batch.distinct));
 
   std::vector<uint32_t> unknown;
   for (int64_t i = 0; i < batch.distinct; ++i) {
@@ -184,24 +221,23 @@ Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, Admi
       refusals_ += std::count(answer.get(), answer.get() + u, false);
     }
   }
-  GatherLocked(batch, out, stream);
+  RECIS_RETURN_IF_ERROR(GatherLocked(batch, out, stream));
   CountLookups(n, n - misses);
   return found;
 }
 
 Result<std::shared_ptr<Batch>> Table::Find(const int64_t* ids, int64_t n) const {
   ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Usable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;
-  const Batch& batch = *found.value();
-  int64_t hits = 0;
-  for (int64_t i = 0; i < n; ++i) hits += batch.row_data()[batch.inverse_data()[i]] != kNoRow;
-  CountLookups(n, hits);
+  CountBatch(*found.value());
   return found;
 }
 
 Status Table::AdmitFound(Batch& batch, const bool* admit) {
   WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
   const auto unknown = std::count(batch.row_data(), batch.row_data() + batch.distinct, kNoRow);
   // Find again: another thread may have admitted or evicted in between.
   FindRows(batch.id_data(), batch.distinct, batch.row_data());
@@ -214,9 +250,9 @@ Status Table::AdmitFound(Batch& batch, const bool* admit) {
 
 Status Table::Gather(Batch& batch, std::byte* out, bool stream) const {
   ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Usable());
   Refresh(batch);
-  GatherLocked(batch, out, stream);
-  return {};
+  return GatherLocked(batch, out, stream);
 }
 
 void Table::Contains(const int64_t* ids, int64_t n, bool* out) const {

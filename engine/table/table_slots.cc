@@ -9,6 +9,9 @@
 #include "table/table.h"
 
 namespace recis {
+namespace {
+constexpr int64_t kReadRows = 16384;  // whose records may be copied from the log at a time
+}
 
 Status Table::CheckSlot(int slot) const {
   if (slot >= 0 && slot < static_cast<int>(schema_.slots().size())) return {};
@@ -26,30 +29,10 @@ Result<int> Table::AddSlot(Slot slot) {
   }
   if (schema.slots().size() == schema_.slots().size()) return added;
 
-  // One pass moves every record to an arena of wider ones. Address space for all of them
-  // is taken first, so that it cannot fail half way; pages are touched as records arrive,
-  // and each old slab goes back to the system once it is empty.
-  auto arena = std::make_unique<Arena>(schema.record_bytes(), options_.block_rows);
-  RECIS_RETURN_IF_ERROR(arena->Reserve(directory_.end()));
-  const size_t old_bytes = schema_.record_bytes();
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
+  RECIS_RETURN_IF_ERROR(records_->ChangeLayout(LayoutOf(schema), directory_.end(),
+                                               [this](Row row) { return directory_.Live(row); }));
   schema_ = std::move(schema);
-  RenewTemplate();
-  const size_t kept = std::min(old_bytes, schema_.slots()[added.value()].offset);
-  const int64_t step = arena_->slab_rows();
-  for (int64_t first = 0; first < directory_.end(); first += step) {
-    const int64_t count = std::min(step, directory_.end() - first);
-    ParallelFor(count, kRowGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = first + begin; i < first + end; ++i) {
-        const Row row = static_cast<Row>(i);
-        if (!directory_.Live(row)) continue;
-        std::byte* record = arena->At(row);
-        std::memcpy(record, new_record_.data(), new_record_.size());
-        std::memcpy(record, arena_->At(row), kept);
-      }
-    });
-    arena_->ReleaseSlab(static_cast<size_t>(first / step));
-  }
-  arena_ = std::move(arena);
   return added;
 }
 
@@ -58,48 +41,63 @@ std::vector<Slot> Table::Slots() const {
   return schema_.slots();
 }
 
-Status Table::ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const {
-  ReadLock lock(mutex_);
-  RECIS_RETURN_IF_ERROR(CheckSlot(slot));
-  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
-  const size_t offset = schema_.slots()[slot].offset, bytes = schema_.slots()[slot].bytes();
-  ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::memcpy(values + i * bytes, arena_->At(static_cast<Row>(rows[i])) + offset, bytes);
-    }
-  });
-  return {};
-}
-
-Status Table::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
-  WriteLock lock(mutex_);
-  RECIS_RETURN_IF_ERROR(CheckSlot(slot));
-  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
-  const size_t offset = schema_.slots()[slot].offset, bytes = schema_.slots()[slot].bytes();
-  // In order and by one thread: of repeated rows the last wins.
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(arena_->At(static_cast<Row>(rows[i])) + offset, values + i * bytes, bytes);
+Status Table::CopySlot(const Slot& slot, const Row* rows, int64_t n, std::byte* values) const {
+  Sources sources;
+  for (int64_t first = 0; first < n; first += kReadRows) {
+    const int64_t count = std::min(kReadRows, n - first);
+    RECIS_RETURN_IF_ERROR(records_->Locate(rows + first, count, &sources));
+    ParallelFor(count, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const std::byte* record = sources.data()[i];
+        std::byte* value = values + (first + i) * slot.bytes();
+        if (record != nullptr) {
+          std::memcpy(value, record + slot.offset, slot.bytes());
+        } else {
+          std::memset(value, 0, slot.bytes());
+        }
+      }
+    });
   }
   return {};
 }
 
-Status Table::ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const {
+Status Table::ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const {
   ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Usable());
   RECIS_RETURN_IF_ERROR(CheckSlot(slot));
-  const size_t offset = schema_.slots()[slot].offset, bytes = schema_.slots()[slot].bytes();
-  ParallelFor(capacity, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (directory_.Live(i)) {
-        std::memcpy(values + i * bytes, arena_->At(static_cast<Row>(i)) + offset, bytes);
-      } else {
-        std::memset(values + i * bytes, 0, bytes);
-      }
-    }
-  });
-  return {};
+  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
+  const std::vector<Row> wanted(rows, rows + n);
+  return CopySlot(schema_.slots()[slot], wanted.data(), n, values);
 }
 
-Result<BlockView> Table::Block(int slot, int64_t block) const {
+Status Table::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
+  WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
+  RECIS_RETURN_IF_ERROR(CheckSlot(slot));
+  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
+  const size_t offset = schema_.slots()[slot].offset, bytes = schema_.slots()[slot].bytes();
+  const std::vector<Row> wanted(rows, rows + n);
+  return records_->Update(
+      wanted.data(), n, Records::Use::kChange, [&](int64_t first, int64_t count) {
+        // In order and by one thread: of repeated rows the last wins.
+        for (int64_t i = first; i < first + count; ++i) {
+          std::memcpy(records_->At(wanted[i]) + offset, values + i * bytes, bytes);
+        }
+      });
+}
+
+Status Table::ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const {
+  ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Usable());
+  RECIS_RETURN_IF_ERROR(CheckSlot(slot));
+  std::vector<Row> rows(static_cast<size_t>(capacity));
+  for (int64_t i = 0; i < capacity; ++i) {
+    rows[i] = directory_.Live(i) ? static_cast<Row>(i) : kNoRow;
+  }
+  return CopySlot(schema_.slots()[slot], rows.data(), capacity, values);
+}
+
+Result<BlockView> Table::View(int slot, int64_t block) const {
   ReadLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(CheckSlot(slot));
   const int64_t blocks = CapacityLocked() / options_.block_rows;
@@ -108,8 +106,8 @@ Result<BlockView> Table::Block(int slot, int64_t block) const {
                       " is not there; it has " + std::to_string(blocks));
   }
   const Row row = static_cast<Row>(block * options_.block_rows);
-  return BlockView{arena_->SlabOf(row), arena_->At(row) + schema_.slots()[slot].offset,
-                   static_cast<int64_t>(arena_->record_bytes())};
+  return BlockView{records_->arena().SlabOf(row), records_->At(row) + schema_.slots()[slot].offset,
+                   static_cast<int64_t>(schema_.record_bytes())};
 }
 
 }  // namespace recis

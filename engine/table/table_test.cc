@@ -22,7 +22,7 @@ using testing::Evict, testing::Found, testing::Ids, testing::Insert, testing::Lo
 constexpr DrawArgs kUniform{Distribution::kUniform, -1, 2, 0, 1, 42};
 
 // One float a row, 0.5 in a new one.
-std::unique_ptr<Table> Halves() { return MakeTable({1}, {.shift = 0.5}); }
+std::shared_ptr<Table> Halves() { return MakeTable({1}, {.shift = 0.5}); }
 
 // Admits what it is told to, and keeps what it was asked.
 struct Scripted : AdmissionPolicy {
@@ -189,7 +189,7 @@ TEST(EvictedIdsAreGoneAndTheirRecordsZero) {
   EXPECT_EQ(RowsOf(*table, {1, 2, 3}), (Ids{-1, -1, 0}));
   EXPECT_EQ(Read(*table, {1, 2, 3}), (Values{0, 0, 0.5}));
   // What no one may read yet is zeros too: a block shows all its rows.
-  const BlockView block = table->Block(0, 0).value();
+  const BlockView block = table->View(0, 0).value();
   for (int64_t row = 0; row < 5; ++row) {
     EXPECT_EQ(*reinterpret_cast<float*>(block.data + row * block.row_stride_bytes),
               row == 0 ? 0.5f : 0.0f);

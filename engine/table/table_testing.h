@@ -16,9 +16,9 @@ using Ids = std::vector<int64_t>;
 using Values = std::vector<float>;
 
 // The table 't'.
-inline std::unique_ptr<Table> MakeTable(std::vector<int64_t> shape, DrawArgs draw = {},
+inline std::shared_ptr<Table> MakeTable(std::vector<int64_t> shape, DrawArgs draw = {},
                                         int64_t block_rows = 5, DType dtype = DType::kFloat32) {
-  Result<std::unique_ptr<Table>> table = Table::Make({.name = "t",
+  Result<std::shared_ptr<Table>> table = Table::Make({.name = "t",
                                                       .dtype = dtype,
                                                       .shape = std::move(shape),
                                                       .block_rows = block_rows,
@@ -68,7 +68,7 @@ inline void Insert(Table& table, const Ids& ids, const Values& values) {
 }
 
 inline int64_t Evict(Table& table, const Ids& ids) {
-  return table.Evict(ids.data(), static_cast<int64_t>(ids.size()));
+  return table.Evict(ids.data(), static_cast<int64_t>(ids.size())).value();
 }
 
 inline int AddSlot(Table& table, std::string name, std::vector<int64_t> shape, double initial = 0) {

@@ -108,6 +108,7 @@ void Table::ClearGradient() {
 
 Status Table::Step(const RuleParams& params, const std::vector<int>& states) {
   WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
   if (!IsFloating(options_.dtype)) {
     return InvalidArgument("table '" + options_.name + "' holds " + NameOf(options_.dtype) +
                            ": only floating-point tables can be trained");
@@ -134,15 +135,17 @@ Status Table::Step(const RuleParams& params, const std::vector<int>& states) {
     shared.state_offsets[i] = slot.offset;
   }
   const std::vector<Gradient::Entry> entries = gradient_->Entries(false);
+  std::vector<Row> rows(entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) rows[i] = entries[i].row;
   const size_t used = schema_.used_bytes();
-  ParallelFor(static_cast<int64_t>(entries.size()), kRowGrain / 4, [&](int64_t begin, int64_t end) {
+  const auto update = [&](int64_t begin, int64_t end) {
     std::byte* records[2][kUpdateRows];
     const void* gradients[2][kUpdateRows];
     const auto fetch = [&](int64_t first, int half) {
       const int64_t count = std::min<int64_t>(kUpdateRows, end - first);
       for (int64_t k = 0; k < count; ++k) {
         const Gradient::Entry& entry = entries[first + k];
-        records[half][k] = arena_->At(entry.row);
+        records[half][k] = records_->At(entry.row);
         gradients[half][k] = gradient_->At(entry.index);
         for (size_t i = 0; i < used; i += kCacheLine) {
           __builtin_prefetch(records[half][k] + i, 1);
@@ -159,8 +162,13 @@ Status Table::Step(const RuleParams& params, const std::vector<int>& states) {
       args.n = std::min<int64_t>(kUpdateRows, end - i);
       ActiveKernels().update(args);
     }
-  });
-  return {};
+  };
+  return records_->Update(rows.data(), static_cast<int64_t>(rows.size()), Records::Use::kChange,
+                          [&](int64_t first, int64_t count) {
+                            ParallelFor(count, kRowGrain / 4, [&](int64_t begin, int64_t end) {
+                              update(first + begin, first + end);
+                            });
+                          });
 }
 
 }  // namespace recis

@@ -19,7 +19,7 @@ using testing::Accumulate, testing::AccumulateRows, testing::AddSlot, testing::E
 using Sums = std::map<int64_t, Values>;
 
 // Two floats a row, zeros in a new one.
-std::unique_ptr<Table> Pairs() { return MakeTable({2}); }
+std::shared_ptr<Table> Pairs() { return MakeTable({2}); }
 
 std::byte* BytesOf(Values& values) { return reinterpret_cast<std::byte*>(values.data()); }
 
@@ -178,7 +178,7 @@ TEST(ANewSlotKeepsEveryRecordAndFillsLiveRowsAlone) {
       one[row] = 0;
       std::fill_n(&three[3 * row], 3, 0);
       // Free rows are zeros in memory too: a block shows them.
-      const BlockView block = table->Block(slot, row / block_rows).value();
+      const BlockView block = table->View(slot, row / block_rows).value();
       const std::byte* place = block.data + row % block_rows * block.row_stride_bytes;
       EXPECT_EQ(*reinterpret_cast<const float*>(place), 0.0f, block_rows);
     }
@@ -237,17 +237,17 @@ TEST(ABlockIsAViewThatOutlivesClear) {
   const auto table = Pairs();
   Lookup(*table, {1, 2, 3, 4, 5, 6});
   const int slot = AddSlot(*table, "sum", {1}, 2);
-  Result<BlockView> block = table->Block(slot, 1);  // rows 5 to 9
+  Result<BlockView> block = table->View(slot, 1);  // rows 5 to 9
   auto* sum = reinterpret_cast<float*>(block.value().data);
   EXPECT_EQ(sum[0], 2.0f);
   sum[0] = 3;
   EXPECT_EQ(WholeSlot(*table, slot), (Values{2, 2, 2, 2, 2, 3, 0, 0, 0, 0}));
-  EXPECT(table->Block(slot, 2).status().code() == Code::kOutOfRange);
-  EXPECT(table->Block(slot, -1).status().code() == Code::kOutOfRange);
-  EXPECT(table->Block(9, 0).status().code() == Code::kOutOfRange);
+  EXPECT(table->View(slot, 2).status().code() == Code::kOutOfRange);
+  EXPECT(table->View(slot, -1).status().code() == Code::kOutOfRange);
+  EXPECT(table->View(9, 0).status().code() == Code::kOutOfRange);
   table->Clear();
   EXPECT_EQ(sum[0], 3.0f);
-  EXPECT(table->Block(slot, 0).status().code() == Code::kOutOfRange);
+  EXPECT(table->View(slot, 0).status().code() == Code::kOutOfRange);
 }
 
 }  // namespace

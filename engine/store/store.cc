@@ -1,0 +1,296 @@
+#include "store/store.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/fork.h"
+#include "base/yield.h"
+#include "store/tier.h"
+
+namespace recis {
+namespace {
+
+using ReadLock = Yielding<std::shared_lock<std::shared_mutex>>;
+using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
+
+// Blocks are rewritten while they take more than kWasteful times their live entries; those
+// chosen at a time would bring it to kThrifty. See docs/impl.md.
+constexpr double kWasteful = 1.7, kThrifty = 1.5;
+constexpr int64_t kSlackBytes = 128 << 10;  // small stores are not worth it
+// Blocks rewritten for each block written, and at least.
+constexpr int64_t kCleanedPerSealed = 3, kMinCleaned = 4;
+
+constexpr char kTableKey[] = "table/";
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Of two commits' changes, the second after the first failed, what must be written now.
+void Merge(Changes later, Changes* changes) {
+  if (changes->liveness.empty() && changes->values.empty()) {
+    *changes = std::move(later);
+    return;
+  }
+  std::map<Sequence, BlockLiveness> liveness;
+  for (BlockLiveness& block : changes->liveness) liveness[block.sequence] = std::move(block);
+  for (BlockLiveness& block : later.liveness) liveness[block.sequence] = std::move(block);
+  std::map<std::string, std::string> values(changes->values.begin(), changes->values.end());
+  for (auto& [key, value] : later.values) values[key] = std::move(value);
+  later.liveness.clear();
+  for (auto& [sequence, block] : liveness) later.liveness.push_back(std::move(block));
+  later.values.assign(values.begin(), values.end());
+  *changes = std::move(later);
+}
+
+}  // namespace
+
+Store::Store(StoreOptions options)
+    : options_(std::move(options)), fork_generation_(ForkGeneration()) {}
+
+Result<std::shared_ptr<Store>> Store::Open(StoreOptions options) {
+  std::shared_ptr<Store> store(new Store(std::move(options)));
+  Result<std::unique_ptr<Log>> log = Log::Open(store->options_.log);
+  if (!log.ok()) return log.status();
+  store->log_ = std::move(log.value());
+  RECIS_RETURN_IF_ERROR(store->Recover());
+  return store;
+}
+
+Status Store::Recover() {
+  RECIS_RETURN_IF_ERROR(
+      log_->ForEachBlock([this](const BlockLiveness& block) { catalog_.Recover(block); }));
+  return log_->ForEachValue(kTableKey, [this](std::string_view key, std::string_view value) {
+    key.remove_prefix(sizeof(kTableKey) - 1);
+    if (key.find('/') == key.npos) {
+      tables_.emplace(value, static_cast<uint32_t>(std::stoul(std::string(key))));
+    }
+  });
+}
+
+Status Store::CheckOpen() const {
+  const std::string& path = options_.log.path;
+  if (ForkGeneration() != fork_generation_) {
+    return Unavailable("store '" + path + "' was opened before this process, " +
+                       std::to_string(getpid()) +
+                       ", was forked, and may not be used in it: use it in the parent, or start "
+                       "this process anew (spawn) and let it have a store of its own");
+  }
+  if (closed_) return Unavailable("store '" + path + "' is closed: open it again");
+  return {};
+}
+
+Status Store::Usable() const { return CheckOpen(); }
+
+Status Store::Changeable() const {
+  RECIS_RETURN_IF_ERROR(CheckOpen());
+  if (options_.log.read_only) {
+    return Unavailable("store '" + options_.log.path +
+                       "' is open read-only: tables in it can be read in eval mode, not changed");
+  }
+  if (!broken_.ok()) return broken_;
+  return log_->Ready();
+}
+
+void Store::Break(const Status& cause) {
+  broken_ = Status(
+      cause.code(),
+      "store '" + options_.log.path +
+          "': a change of more rows than fit in memory was cut short by: " + cause.message() +
+          ". The last commit is intact: open the store again to go on from it");
+}
+
+Result<Epoch> Store::Commit(int64_t step, std::string state) {
+  const std::lock_guard<std::mutex> one(commit_mutex_);
+  const auto start = std::chrono::steady_clock::now();
+  double stall = 0;
+  Sequence end = 0;
+  {
+    WriteLock lock(mutex_);
+    const auto locked = std::chrono::steady_clock::now();
+    RECIS_RETURN_IF_ERROR(Changeable());
+    Changes changes;
+    changes.step = step;
+    changes.state = std::move(state);
+    for (const auto& [name, member] : members_) {
+      member->tier().Flush();
+      const std::string key = KeyOf(tables_.at(name), "");
+      Values values;
+      member->CollectValues(&values);
+      for (auto& [part, value] : values) changes.values.emplace_back(key + part, std::move(value));
+      changes.values.emplace_back(key.substr(0, key.size() - 1), name);
+    }
+    catalog_.Collect(&changes);
+    Merge(std::move(changes), &unsaved_);
+    end = log_->EndSequence();
+    stall = SecondsSince(locked);
+  }
+  Result<Epoch> epoch = log_->Commit(unsaved_, end);
+  if (!epoch.ok()) return epoch;
+  WriteLock lock(mutex_);
+  unsaved_ = Changes();
+  catalog_.Committed();
+  catalog_.Durable(log_->durable());
+  ++stats_.commits;
+  stats_.commit_stall_seconds = stall;
+  stats_.commit_seconds = SecondsSince(start);
+  return epoch;
+}
+
+Status Store::Close() {
+  worker_.Stop();
+  const std::lock_guard<std::mutex> one(commit_mutex_);
+  std::map<std::string, std::shared_ptr<StoreMember>> members;  // outlive the lock
+  {
+    WriteLock lock(mutex_);
+    if (closed_ || ForkGeneration() != fork_generation_) return {};
+    closed_ = true;
+    members = std::move(members_);
+  }
+  return log_->Close();
+}
+
+std::vector<std::string> Store::Tables() const {
+  ReadLock lock(mutex_);
+  std::vector<std::string> names;
+  for (const auto& [name, number] : tables_) names.push_back(name);
+  return names;
+}
+
+StoreStats Store::Stats() const {
+  ReadLock lock(mutex_);
+  StoreStats stats = stats_;
+  stats.log = log_->Stats();
+  stats.hot_bytes = hot_bytes_;
+  stats.live_bytes = catalog_.live_bytes();
+  stats.block_bytes = catalog_.block_bytes();
+  stats.dead_bytes = catalog_.dead_bytes();
+  return stats;
+}
+
+std::shared_ptr<StoreMember> Store::Member(const std::string& name) const {
+  const auto found = members_.find(name);
+  return found == members_.end() ? nullptr : found->second;
+}
+
+void Store::Join(const std::string& name, std::shared_ptr<StoreMember> member) {
+  members_.emplace(name, std::move(member));
+}
+
+uint32_t Store::TableNumber(const std::string& name, bool* known) {
+  const auto found = tables_.find(name);
+  *known = found != tables_.end();
+  if (*known) return found->second;
+  uint32_t number = 1;
+  for (const auto& [other, taken] : tables_) number = std::max(number, taken + 1);
+  tables_.emplace(name, number);
+  return number;
+}
+
+std::string Store::KeyOf(uint32_t table, const std::string& name) {
+  return kTableKey + std::to_string(table) + "/" + name;
+}
+
+Status Store::ForEachValue(
+    uint32_t table, const std::function<void(std::string_view, std::string_view)>& use) const {
+  const std::string prefix = KeyOf(table, "");
+  return log_->ForEachValue(prefix, [&](std::string_view key, std::string_view value) {
+    key.remove_prefix(prefix.size());
+    use(key, value);
+  });
+}
+
+Status Store::ForEachEntry(uint32_t table,
+                           const std::function<void(int64_t, Row, Location)>& use) const {
+  std::map<Sequence, BlockNumber> numbers;
+  std::vector<Sequence> blocks;
+  for (BlockNumber number = 0; number < catalog_.end(); ++number) {
+    const Catalog::Entry& entry = catalog_.at(number);
+    if (!entry.in_use || entry.table != table || entry.live_rows == 0) continue;
+    numbers.emplace(entry.sequence, number);
+    blocks.push_back(entry.sequence);
+  }
+  std::sort(blocks.begin(), blocks.end());
+  return log_->ReadIds(blocks,
+                       [&](Sequence sequence, const int64_t* ids, const Row* rows, uint32_t count) {
+                         const BlockNumber number = numbers.at(sequence);
+                         for (uint32_t i = 0; i < count; ++i) {
+                           if (catalog_.Live(number, i))
+                             use(ids[i], rows[i], Location::Cold(number, i));
+                         }
+                       });
+}
+
+void Store::SealAndAppend(BlockNumber number) {
+  if (catalog_.at(number).live_rows == 0) return catalog_.Abandon(number);
+  catalog_.Seal(number, log_->NextSequence());
+  ++sealed_;
+  log_->Append(catalog_.at(number).block);
+  catalog_.Durable(log_->durable());
+}
+
+int64_t Store::Grant(Tier& tier, int64_t block_bytes, int64_t blocks) {
+  const auto room = [&] { return (options_.hot_bytes - hot_bytes_) / block_bytes; };
+  if (room() < blocks) {
+    // Up to its equal share a table may take from the one that has most.
+    int64_t tables = 0;
+    Tier* richest = nullptr;
+    for (const auto& [name, member] : members_) {
+      ++tables;
+      Tier& other = member->tier();
+      if (&other != &tier && (richest == nullptr || other.hot_bytes() > richest->hot_bytes())) {
+        richest = &other;
+      }
+    }
+    const int64_t share = options_.hot_bytes / std::max<int64_t>(tables, 1);
+    const int64_t lacking =
+        std::min(blocks * block_bytes - (options_.hot_bytes - hot_bytes_),
+                 std::max(share - tier.hot_bytes(), tier.hot_bytes() == 0 ? block_bytes : 0));
+    if (richest != nullptr && lacking > 0 && richest->hot_bytes() > share) {
+      richest->GiveUp(std::min(lacking, richest->hot_bytes() - share));
+    } else if (richest != nullptr && tier.hot_bytes() == 0) {
+      richest->GiveUp(block_bytes);
+    }
+  }
+  const int64_t granted = std::min(room(), blocks);
+  hot_bytes_ += granted * block_bytes;
+  return granted;
+}
+
+Tier* Store::TierOf(uint32_t table) const {
+  for (const auto& [name, member] : members_) {
+    if (tables_.at(name) == table) return &member->tier();
+  }
+  return nullptr;
+}
+
+void Store::CleanSome() {
+  for (const Sequence sequence : catalog_.TakeDiscards()) log_->Discard(sequence);
+  if (!catalog_.Wasteful(kWasteful, kSlackBytes)) {
+    sealed_ = 0;
+    return;
+  }
+  if (to_clean_.empty()) {
+    const auto absent = [this](uint32_t table) { return TierOf(table) == nullptr; };
+    for (const BlockNumber number : catalog_.ToClean(kThrifty, kSlackBytes, absent)) {
+      to_clean_.emplace_back(number, catalog_.at(number).sequence);
+    }
+    std::reverse(to_clean_.begin(), to_clean_.end());
+  }
+  int64_t left = std::max(kMinCleaned, kCleanedPerSealed * std::exchange(sealed_, 0));
+  while (left-- > 0 && !to_clean_.empty()) {
+    const auto [number, sequence] = to_clean_.back();
+    to_clean_.pop_back();
+    const Catalog::Entry& entry = catalog_.at(number);
+    if (entry.sequence != sequence) continue;  // given up since, or another by now
+    const int64_t bytes = static_cast<int64_t>(entry.live_rows) * entry.record_bytes;
+    // A damaged block keeps its entries: whoever asks for one of them is told.
+    if (TierOf(entry.table)->Clean(number).ok()) stats_.cleaned_bytes += bytes;
+  }
+  for (const Sequence sequence : catalog_.TakeDiscards()) log_->Discard(sequence);
+}
+
+}  // namespace recis

@@ -1,0 +1,140 @@
+// Which tier holds the record of each row of one table, and the way between them.
+//
+// Hot records lie in frames of the arena. A hot record that has not changed since it was
+// promoted or committed still has its cold copy and is dropped without a write; any other is
+// packed into the table's open block when its frame is needed.
+//
+// Threads: Locate(), At() and the other const methods from any while no other runs; the rest
+//   by one at a time, under the store's lock.
+// Invariants:
+//  (1) location of a row is Hot(f) iff row_of(f) is that row and the clock uses f.
+//  (2) dirty(f), or copy(f) is a live entry with the same bytes.
+//  (3) Every entry of the catalog that is live for this table is the location of its row or
+//      the copy of its frame.
+//  (4) The table has at least one hot block.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/row.h"
+#include "base/status.h"
+#include "device/chunks.h"
+#include "device/memory.h"
+#include "hot/arena.h"
+#include "store/clock.h"
+#include "store/location.h"
+#include "store/store.h"
+
+namespace recis {
+
+// The shape of a record: `record_bytes` when hot, the first `used_bytes` of it when cold. Records
+// only ever grow at the end, and older ones are completed from `new_record`.
+struct RecordLayout {
+  size_t record_bytes = 0;
+  size_t used_bytes = 0;
+  std::vector<std::byte> new_record;  // (record_bytes)
+};
+
+// Records to be read, hot or cold.
+struct Sources {
+  Buffer pointers;  // const std::byte* (n): null where a row has no record
+  Buffer cold;      // copies of the cold ones
+  const std::byte* const* data() const { return pointers.as<const std::byte*>(); }
+};
+
+struct TierStats {
+  int64_t hot_rows = 0;
+  int64_t cold_rows = 0;
+  int64_t hot_bytes = 0;  // of hot blocks, unused frames included
+  int64_t promotes = 0;   // rows made hot
+  int64_t spills = 0;     // rows made cold
+  int64_t drops = 0;      // of them, those that needed no write
+};
+
+class Tier {
+ public:
+  // Fails if the budget has no room for one block more.
+  static Result<std::unique_ptr<Tier>> Make(Store& store, uint32_t table, const StoreMember& member,
+                                            RecordLayout layout, int64_t block_rows);
+
+  std::byte* At(Row row) const { return arena_.At(locations_[row].frame()); }  // REQUIRES: hot
+  bool all_hot() const { return cold_rows_ == 0; }
+
+  // Room for rows below `end`.
+  Status Reserve(int64_t end) { return locations_.Reserve(end); }
+  // The row, which has no record, is in the log.
+  void Recover(Row row, Location cold);
+
+  enum class Use { kRead, kChange, kNew };
+  // Makes the first of `rows` hot and keeps them so until Release(); returns how many, at
+  // least one. kChange: they will be written. kNew: they have no record yet, and what it holds
+  // is undefined until it is written. kNoRow is skipped.
+  Result<int64_t> Hold(const Row* rows, int64_t n, Use use);
+  void Release();
+  // These distinct rows were used.
+  void Touch(const Row* rows, int64_t n);
+  // Finds records to read; moves none.
+  Status Locate(const Row* rows, int64_t n, Sources* sources) const;
+  // What Hold() would have to read for these rows, but for where to.
+  std::vector<ReadRequest> Reads(const Row* rows, int64_t n) const;
+  // The row has no record any more.
+  void Free(Row row);
+  void Clear();
+
+  // Gives every record a valid cold copy in a sealed block.
+  void Flush();
+  // Spills everything; then records have this layout.
+  Status ChangeLayout(RecordLayout layout);
+  // Lets go of hot blocks, of at least `bytes` if it has them to spare.
+  void GiveUp(int64_t bytes);
+  // Moves the live entries of a block elsewhere.
+  Status Clean(BlockNumber number);
+  Store& store() const { return store_; }
+
+  int64_t hot_bytes() const { return static_cast<int64_t>(clock_.size() * layout_.record_bytes); }
+  TierStats Stats() const;
+
+ private:
+  struct Miss {
+    Row row;
+    Location where;
+    std::byte* record;
+  };
+
+  Tier(Store& store, uint32_t table, const StoreMember& member, RecordLayout layout,
+       int64_t block_rows);
+
+  int64_t BlockBytes() const;
+  // Adds up to so many frames; returns whether it could add any.
+  bool Grow(int64_t frames);
+  Frame TakeFrame();
+  void FreeFrame(Frame frame);
+  void Spill(Frame frame);
+  Location Pack(int64_t id, Row row, const std::byte* record);
+  void SealOpenBlock();
+  void MarkDirty(const Row* rows, int64_t n);
+  ReadRequest RequestFor(const Miss& miss) const;
+  Status Fetch(const std::vector<Miss>& misses) const;
+
+  Store& store_;
+  const uint32_t table_;
+  const StoreMember& member_;
+  const int64_t block_rows_;
+  RecordLayout layout_;
+  Arena arena_;
+  Chunks<Location> locations_;  // by row
+  Clock clock_;                 // of frames
+  Chunks<Row> row_of_;          // by frame in use
+  Chunks<uint8_t> dirty_;       // by frame: the record has no cold copy; 0 if unused
+  Chunks<Location> copy_;       // by frame: its cold copy; nowhere if unused
+  std::vector<Frame> free_frames_;
+  std::vector<Frame> held_;
+  std::optional<BlockNumber> open_;  // the block that is being filled
+  int64_t cold_rows_ = 0;
+  int64_t promotes_ = 0, spills_ = 0, drops_ = 0;
+};
+
+}  // namespace recis
