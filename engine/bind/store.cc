@@ -62,8 +62,7 @@ void InitStore(py::module_& module) {
             return ValueOrThrow(store.Commit(step, std::move(state))).epoch;
           },
           py::arg("step"), py::arg("state"), Unlocked())
-      .def(
-          "close", [](Store& store) { ThrowIfError(store.Close()); }, Unlocked())
+      .def("close", &Store::Close, Unlocked())
       .def("state",
            [](const Store& store) {
              std::string state;

@@ -79,7 +79,7 @@ Status Store::CheckOpen() const {
                        ", was forked, and may not be used in it: use it in the parent, or start "
                        "this process anew (spawn) and let it have a store of its own");
   }
-  if (closed_) return Unavailable("store '" + path + "' is closed: open it again");
+  if (!log_) return Unavailable("store '" + path + "' is closed: open it again");
   return {};
 }
 
@@ -130,8 +130,8 @@ Result<Epoch> Store::Commit(int64_t step, std::string state) {
   }
   Result<Epoch> epoch = log_->Commit(unsaved_, end);
   if (!epoch.ok()) return epoch;
-  WriteLock lock(mutex_);
   unsaved_ = Changes();
+  WriteLock lock(mutex_);
   catalog_.Committed();
   catalog_.Durable(log_->durable());
   ++stats_.commits;
@@ -140,17 +140,25 @@ Result<Epoch> Store::Commit(int64_t step, std::string state) {
   return epoch;
 }
 
-Status Store::Close() {
+void Store::Close() {
   worker_.Stop();
   const std::lock_guard<std::mutex> one(commit_mutex_);
   std::map<std::string, std::shared_ptr<StoreMember>> members;  // outlive the lock
-  {
-    WriteLock lock(mutex_);
-    if (closed_ || ForkGeneration() != fork_generation_) return {};
-    closed_ = true;
-    members = std::move(members_);
-  }
-  return log_->Close();
+  WriteLock lock(mutex_);
+  if (ForkGeneration() != fork_generation_) return;
+  members = std::move(members_);
+  log_.reset();
+}
+
+std::vector<Epoch> Store::Epochs() const {
+  ReadLock lock(mutex_);
+  return log_ ? log_->Epochs() : std::vector<Epoch>();
+}
+
+Result<std::string> Store::State() const {
+  ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(Usable());
+  return log_->State();
 }
 
 std::vector<std::string> Store::Tables() const {
@@ -163,7 +171,7 @@ std::vector<std::string> Store::Tables() const {
 StoreStats Store::Stats() const {
   ReadLock lock(mutex_);
   StoreStats stats = stats_;
-  stats.log = log_->Stats();
+  if (log_) stats.log = log_->Stats();
   stats.hot_bytes = hot_bytes_;
   stats.live_bytes = catalog_.live_bytes();
   stats.block_bytes = catalog_.block_bytes();

@@ -68,13 +68,14 @@ class Store {
   // Makes all tables durable as of now, with the user's state. One commit at a time; tables
   // go on while it is being written.
   Result<Epoch> Commit(int64_t step, std::string state);
-  // Writes what is queued and lets go of the tables and the file. Tables are of no use
-  // afterwards. What was not committed is dropped when the store is opened again.
-  Status Close();
+  // Lets go of the tables and the file; tables are of no use afterwards. What was not committed
+  // is lost. In a child of the process that opened the store: nothing.
+  void Close();
 
-  std::vector<Epoch> Epochs() const { return log_->Epochs(); }
-  std::optional<Epoch> Current() const { return log_->Current(); }
-  Result<std::string> State() const { return log_->State(); }
+  // The last one or two commits, older first; none once closed.
+  std::vector<Epoch> Epochs() const;
+  // The user's state as of the opened epoch.
+  Result<std::string> State() const;
   // Names of the tables as of the last commit or since, sorted.
   std::vector<std::string> Tables() const;
   StoreStats Stats() const;
@@ -129,15 +130,14 @@ class Store {
 
   const StoreOptions options_;
   mutable std::shared_mutex mutex_;
-  std::mutex commit_mutex_;  // before mutex_
-  std::unique_ptr<Log> log_;
-  Catalog catalog_;                                              // GUARDED_BY(mutex_)
-  std::map<std::string, uint32_t> tables_;                       // GUARDED_BY(mutex_)
+  std::mutex commit_mutex_;                 // before mutex_
+  std::unique_ptr<Log> log_;                // GUARDED_BY(mutex_): null once closed
+  Catalog catalog_;                         // GUARDED_BY(mutex_)
+  std::map<std::string, uint32_t> tables_;  // GUARDED_BY(mutex_)
   std::map<std::string, std::shared_ptr<StoreMember>> members_;  // GUARDED_BY(mutex_)
   int64_t hot_bytes_ = 0;                                        // GUARDED_BY(mutex_)
   std::vector<std::pair<BlockNumber, Sequence>> to_clean_;       // GUARDED_BY(mutex_)
   int64_t sealed_ = 0;   // GUARDED_BY(mutex_): since CleanSome()
-  bool closed_ = false;  // GUARDED_BY(mutex_)
   Status broken_;        // GUARDED_BY(mutex_)
   const uint64_t fork_generation_;
   StoreStats stats_;  // GUARDED_BY(mutex_)
