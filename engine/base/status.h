@@ -22,19 +22,25 @@ enum class Code {
   kNotFound,         // KeyError: a name that is not there
   kOutOfMemory,      // MemoryError: the system refused memory
   kFull,             // OverflowError: a limit of the format, such as rows per table
+  kIo,               // OSError with the system's errno: disk full, I/O error, no permission
+  kCorrupt,          // RuntimeError: bytes on disk are not what was written
+  kUnavailable,      // RuntimeError: not from here, such as a store that someone else holds
 };
 
 class [[nodiscard]] Status {
  public:
   Status() = default;
-  Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
+  Status(Code code, std::string message, int error_number = 0)
+      : code_(code), error_number_(error_number), message_(std::move(message)) {}
 
   bool ok() const { return code_ == Code::kOk; }
   Code code() const { return code_; }
+  int error_number() const { return error_number_; }  // of kIo: the errno, else 0
   const std::string& message() const { return message_; }
 
  private:
   Code code_ = Code::kOk;
+  int error_number_ = 0;
   std::string message_;
 };
 
@@ -45,6 +51,11 @@ inline Status OutOfRange(std::string message) { return {Code::kOutOfRange, std::
 inline Status NotFound(std::string message) { return {Code::kNotFound, std::move(message)}; }
 inline Status OutOfMemory(std::string message) { return {Code::kOutOfMemory, std::move(message)}; }
 inline Status Full(std::string message) { return {Code::kFull, std::move(message)}; }
+inline Status Io(int error_number, std::string message) {
+  return {Code::kIo, std::move(message), error_number};
+}
+inline Status Corrupt(std::string message) { return {Code::kCorrupt, std::move(message)}; }
+inline Status Unavailable(std::string message) { return {Code::kUnavailable, std::move(message)}; }
 
 template <class T>
 class [[nodiscard]] Result {

@@ -22,6 +22,11 @@ PyObject* ExceptionOf(Code code) {
       return PyExc_MemoryError;
     case Code::kFull:
       return PyExc_OverflowError;
+    case Code::kIo:
+      return PyExc_OSError;
+    case Code::kCorrupt:
+    case Code::kUnavailable:
+      return PyExc_RuntimeError;
     case Code::kOk:
       break;
   }
@@ -49,7 +54,13 @@ PYBIND11_MODULE(_engine, module) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const StatusError& error) {
-      PyErr_SetString(ExceptionOf(error.status.code()), error.status.message().c_str());
+      const Status& status = error.status;
+      if (status.code() == Code::kIo) {  // of two arguments Python makes FileNotFoundError and such
+        const py::tuple arguments = py::make_tuple(status.error_number(), status.message());
+        PyErr_SetObject(PyExc_OSError, arguments.ptr());
+      } else {
+        PyErr_SetString(ExceptionOf(status.code()), status.message().c_str());
+      }
     }
   });
   InitMemory(module);
