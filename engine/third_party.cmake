@@ -44,6 +44,8 @@ endfunction()
 
 if(RECIS_SYSTEM_LMDB)
   recis_use_system(lmdb)
+  # Its file calls are not seen by Env.
+  set_property(TARGET recis::lmdb APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS RECIS_SYSTEM_LMDB)
 else()
   recis_fetch(lmdb LICENSE lib/lmdb.h lib/mdb.c lib/midl.h lib/midl.c)
   recis_compile(lmdb ${lmdb_dir}/lib ${lmdb_dir}/lib/mdb.c ${lmdb_dir}/lib/midl.c)

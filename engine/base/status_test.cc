@@ -22,6 +22,10 @@ TEST(EveryMakerGivesItsOwnCode) {
   EXPECT(NotFound("").code() == Code::kNotFound);
   EXPECT(OutOfMemory("").code() == Code::kOutOfMemory);
   EXPECT(Full("").code() == Code::kFull);
+  EXPECT(Io(5, "").code() == Code::kIo);
+  EXPECT_EQ(Io(5, "").error_number(), 5);
+  EXPECT(Corrupt("").code() == Code::kCorrupt);
+  EXPECT(Unavailable("").code() == Code::kUnavailable);
 }
 
 TEST(AResultHoldsAValueOrAStatus) {

@@ -25,6 +25,21 @@ namespace recis {
 // The place of a block in the log: later blocks have greater ones, and none is used twice.
 using Sequence = uint64_t;
 
+// Bytes on disk, little-endian: never reorder; raise the version.
+struct BlockHeader {
+  uint32_t magic = 0x31424352;  // "RCB1"
+  uint32_t version = 1;
+  uint32_t table = 0;
+  uint32_t rows = 0;
+  uint64_t sequence = 0;
+  uint64_t record_bytes = 0;
+  uint64_t zero[3] = {};
+  uint64_t checksum = 0;  // xxh3 of the bytes before it
+
+  uint64_t Checksum() const;
+};
+static_assert(sizeof(BlockHeader) == 64);
+
 struct EntryHeader {
   uint64_t checksum;
   int64_t id;
@@ -35,6 +50,8 @@ static_assert(sizeof(EntryHeader) == 24);
 
 class Block {
  public:
+  static constexpr int64_t kMaxRows = 1 << 16;
+
   // Entries of `record_bytes` that a block of at most `value_bytes` holds, at least one.
   static int64_t RowsFor(size_t record_bytes, size_t value_bytes);
   // 16,368 bytes, or 65,520 for records above 1.5 KB.
@@ -66,6 +83,8 @@ class Block {
   size_t value_bytes() const;
 
  private:
+  EntryHeader entry(uint32_t position) const;
+
   uint32_t table_;
   Sequence sequence_ = 0;
   size_t record_bytes_;

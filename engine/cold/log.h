@@ -15,6 +15,7 @@
 //  (3) A failed Append(), Drain() or Commit() leaves the last epoch as it was; appended
 //      blocks stay queued and the next call tries again. After a failed sync nothing is
 //      written any more until the log is opened again.
+//  (4) A child of fork() is refused by every method and may let the log be destroyed.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/row.h"
@@ -39,6 +41,7 @@ struct LogOptions {
   std::optional<uint64_t> epoch;        // which to recover; the last by default
   size_t transaction_bytes = 16 << 20;  // of blocks in one transaction
   size_t queue_bytes = 64 << 20;        // of blocks waiting, above which Append() waits
+  size_t map_bytes = size_t{1} << 40;   // of address space; less or more as it turns out
 };
 
 struct Epoch {
@@ -91,25 +94,24 @@ class Log {
  public:
   // Recovers: drops what is newer than the epoch that is opened.
   static Result<std::unique_ptr<Log>> Open(LogOptions options);
-  // Writes what is queued, if it can.
+  // What was appended since the last commit belongs to no epoch and is let go of.
   ~Log();
-  // The same, and says whether it could. Nothing but Stats() may be called afterwards.
-  Status Close();
 
   // ---- blocks -----------------------------------------------------------------------
 
-  // The sequence of the next block. Blocks must be appended in this order.
+  // A sequence for a new block, above all given out before. Blocks must be appended in this
+  // order; a sequence may be left out.
   Sequence NextSequence();
-  // What NextSequence() will give out next.
+  // The next sequence that will be given out.
   Sequence EndSequence() const;
   // Queues a sealed block, waiting while too many are queued and can be written.
   void Append(std::shared_ptr<const Block> block);
-  // Whether more may be appended: an error if what is queued is too much already and cannot be
-  // written, because the disk is full, say. Tries again.
+  // Whether more may be queued: an error (the disk is full, say) if too much is queued already
+  // and cannot be written. Tries again.
   Status Ready();
   // All blocks below this are durable and their memory has been let go of.
   Sequence durable() const;
-  // Returns when all appended blocks are durable.
+  // Returns when all appended blocks are durable and what is to be removed has been.
   Status Drain();
   // Removes a block that no epoch knows: one appended since the last commit. May be queued still.
   void Discard(Sequence sequence);
@@ -127,7 +129,7 @@ class Log {
   std::vector<Epoch> Epochs() const;  // the last one or two, older first
   std::optional<Epoch> Current() const;
 
-  // As of the opened epoch. REQUIRES: nothing was committed since.
+  // As of the current epoch. `use` must not call the log.
   Status ForEachBlock(const std::function<void(const BlockLiveness&)>& use) const;
   // Ids and rows of a block: (rows) each.
   Status ReadIds(
@@ -138,6 +140,17 @@ class Log {
   Result<std::string> State() const;
 
   LogStats Stats() const;
+
+ private:
+  struct Rooms;
+  explicit Log(LogOptions options);
+  // Whether this process, which may be a child of the one that opened the log, may use it.
+  Status Usable() const;
+  Status Writable() const;
+
+  const LogOptions options_;
+  const uint64_t fork_generation_;
+  std::unique_ptr<Rooms> rooms_;
 };
 
 }  // namespace recis

@@ -1,0 +1,196 @@
+#include "cold/block_reader.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "base/env.h"
+
+namespace recis {
+namespace {
+
+// Reads that are announced to the system before the first of them is waited for. It takes them in
+// at once, so one thread keeps the disk as busy as 32 that wait do: see docs/numbers.md.
+constexpr size_t kAhead = 128;
+
+std::string PositionOf(uint32_t position) { return "position " + std::to_string(position); }
+
+Status Mismatch(const std::string& what, uint64_t found, uint64_t expected) {
+  char text[96];
+  std::snprintf(text, sizeof(text), ": expected the checksum %016llx of its content, found %016llx",
+                static_cast<unsigned long long>(expected), static_cast<unsigned long long>(found));
+  return Corrupt(what + text);
+}
+
+}  // namespace
+
+struct BlockReader::Entry {
+  const ReadRequest* request;
+  uint64_t offset;  // in the file
+};
+
+Result<std::unique_ptr<BlockReader>> BlockReader::Open(const Database* database) {
+  const std::string file = database->file();
+  const int fd = Env::Get().Open(file.c_str(), O_RDONLY | O_CLOEXEC, 0);
+  if (fd < 0) return IoError(errno, file, "open it for reading");
+  posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);  // advice: a refusal costs speed only
+  return std::unique_ptr<BlockReader>(new BlockReader(database, fd));
+}
+
+BlockReader::~BlockReader() { Env::Get().Close(fd_); }
+
+Status BlockReader::Name(const Status& failure, Sequence sequence) const {
+  if (failure.code() != Code::kCorrupt && failure.code() != Code::kIo) return failure;
+  std::string table = "unknown";
+  if (auto view = database_->Read(); view.ok()) {
+    auto ids = view.value()->Get(kIds, KeyOf(sequence));
+    if (ids.ok() && ids.value() && ids.value()->size() >= sizeof(uint32_t)) {
+      uint32_t number;
+      std::memcpy(&number, ids.value()->data(), sizeof(number));
+      table = std::to_string(number);
+    }
+  }
+  return {failure.code(),
+          database_->file() + ": table " + table + ", block " + std::to_string(sequence) + ", " +
+              failure.message() + ". `recis-ckpt verify " + database_->path() +
+              "` lists the damage; restore from a snapshot.",
+          failure.error_number()};
+}
+
+Status BlockReader::ReadBytes(const iovec* parts, int count, uint64_t offset,
+                              const std::string& what) {
+  ssize_t wanted = 0;
+  for (int i = 0; i < count; ++i) wanted += static_cast<ssize_t>(parts[i].iov_len);
+  ssize_t got;
+  do {
+    got = Env::Get().Preadv(fd_, parts, count, static_cast<off_t>(offset));
+  } while (got < 0 && errno == EINTR);
+  const int failed = errno;
+  reads_.fetch_add(1, std::memory_order_relaxed);
+  bytes_read_.fetch_add(std::max<ssize_t>(got, 0), std::memory_order_relaxed);
+  if (got == wanted) return {};
+  const std::string place = what + ": expected " + std::to_string(wanted) + " bytes at " +
+                            std::to_string(offset) + " of the file, found ";
+  if (got < 0) return Io(failed, place + "an error: " + std::strerror(failed));
+  return Corrupt(place + std::to_string(got));
+}
+
+Status BlockReader::ReadEntry(const ReadRequest& request, uint64_t offset) {
+  const std::string position = PositionOf(request.position);
+  EntryHeader header;
+  const iovec parts[] = {{&header, sizeof(header)}, {request.record, request.record_bytes}};
+  RECIS_RETURN_IF_ERROR(ReadBytes(parts, 2, offset, position));
+  const uint64_t checksum = Block::Checksum(header, request.record, request.record_bytes,
+                                            request.sequence, request.position);
+  if (header.checksum != checksum) return Mismatch(position, header.checksum, checksum);
+  if (header.id == request.id && header.row == request.row) return {};
+  return Corrupt(position + ": expected id " + std::to_string(request.id) + " row " +
+                 std::to_string(request.row) + ", found id " + std::to_string(header.id) + " row " +
+                 std::to_string(header.row));
+}
+
+Status BlockReader::Read(const ReadRequest* requests, int64_t n) {
+  if (n == 0) return {};
+  Sequence sequence = 0;
+  Status status = ReadSorted(requests, n, &sequence);
+  return status.ok() ? status : Name(status, sequence);
+}
+
+Status BlockReader::ReadSorted(const ReadRequest* requests, int64_t n, Sequence* sequence) {
+  std::vector<Entry> entries(static_cast<size_t>(n));
+  for (size_t i = 0; i < entries.size(); ++i) entries[i] = {requests + i, 0};
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return std::pair(a.request->sequence, a.request->position) <
+           std::pair(b.request->sequence, b.request->position);
+  });
+
+  Result<View> view = database_->Read();  // pins the blocks until all are read
+  if (!view.ok()) return view.status();
+  std::string_view value;
+  for (Entry& entry : entries) {
+    const ReadRequest& request = *entry.request;
+    if (request.sequence != *sequence || value.empty()) {
+      *sequence = request.sequence;
+      auto found = view.value()->Get(kBlocks, KeyOf(request.sequence));
+      if (!found.ok()) return found.status();
+      if (!found.value()) return Corrupt(PositionOf(request.position) + ": found no such block");
+      value = *found.value();
+    }
+    const size_t begin = Block::OffsetOf(request.position, request.record_bytes);
+    const size_t bytes = sizeof(EntryHeader) + request.record_bytes;
+    if (begin > value.size() || bytes > value.size() - begin) {
+      return Corrupt(PositionOf(request.position) + ": expected " + std::to_string(bytes) +
+                     " bytes at " + std::to_string(begin) + " of the block, found a block of " +
+                     std::to_string(value.size()));
+    }
+    entry.offset = view.value().OffsetOf(value) + begin;
+  }
+  view.value().Unlock();
+
+  size_t announced = 0;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    for (; announced < std::min(i + kAhead, entries.size()); ++announced) {
+      const Entry& entry = entries[announced];
+      posix_fadvise(fd_, static_cast<off_t>(entry.offset),
+                    static_cast<off_t>(sizeof(EntryHeader) + entry.request->record_bytes),
+                    POSIX_FADV_WILLNEED);
+    }
+    *sequence = entries[i].request->sequence;
+    RECIS_RETURN_IF_ERROR(ReadEntry(*entries[i].request, entries[i].offset));
+  }
+  return {};
+}
+
+Status BlockReader::ReadBlock(const BlockLiveness& block, std::vector<std::byte>* value) {
+  Status status = ReadValue(block, value);
+  return status.ok() ? status : Name(status, block.sequence);
+}
+
+Status BlockReader::ReadValue(const BlockLiveness& block, std::vector<std::byte>* value) {
+  Result<View> view = database_->Read();
+  if (!view.ok()) return view.status();
+  auto found = view.value()->Get(kBlocks, KeyOf(block.sequence));
+  if (!found.ok()) return found.status();
+  if (!found.value()) return Corrupt("header: found no such block");
+  const uint64_t offset = view.value().OffsetOf(*found.value());
+  value->resize(found.value()->size());
+  view.value().Unlock();
+
+  const iovec part{value->data(), value->size()};
+  RECIS_RETURN_IF_ERROR(ReadBytes(&part, 1, offset, "header"));
+  BlockHeader header;
+  if (value->size() < sizeof(header)) {
+    return Corrupt("header: expected 64 bytes, found " + std::to_string(value->size()));
+  }
+  std::memcpy(&header, value->data(), sizeof(header));
+  if (header.checksum != header.Checksum()) {
+    return Mismatch("header", header.checksum, header.Checksum());
+  }
+  const BlockHeader expected;
+  if (header.magic != expected.magic || header.version != expected.version ||
+      header.table != block.table || header.rows != block.rows ||
+      header.sequence != block.sequence || header.record_bytes != block.record_bytes ||
+      header.rows > (value->size() - sizeof(header)) / (sizeof(EntryHeader) + block.record_bytes)) {
+    return Corrupt("header: expected " + std::to_string(block.rows) + " records of " +
+                   std::to_string(block.record_bytes) + " bytes of table " +
+                   std::to_string(block.table) + ", found " + std::to_string(header.rows) + " of " +
+                   std::to_string(header.record_bytes) + " of table " +
+                   std::to_string(header.table) + " in block " + std::to_string(header.sequence));
+  }
+  for (uint32_t i = 0; i < header.rows; ++i) {
+    const std::byte* at = value->data() + Block::OffsetOf(i, header.record_bytes);
+    EntryHeader entry;
+    std::memcpy(&entry, at, sizeof(entry));
+    const uint64_t checksum =
+        Block::Checksum(entry, at + sizeof(entry), header.record_bytes, block.sequence, i);
+    if (entry.checksum != checksum) return Mismatch(PositionOf(i), entry.checksum, checksum);
+  }
+  return {};
+}
+
+}  // namespace recis
