@@ -27,7 +27,7 @@ void Says(const Status& status, Code code, const std::vector<std::string>& parts
 Sequence MakeStore(const std::string& path) {
   auto log = Value(Log::Open(At(path)));
   const auto block = BlockOf(log->NextSequence(), 100, 20, 1);
-  Ok(log->Append(block));
+  log->Append(block);
   Changes changes;
   changes.liveness = {AllLive(*block)};
   changes.values = {{"v", "1"}};
@@ -162,7 +162,7 @@ TEST(ScratchAndDurableStoresAreNotTakenForOneAnother) {
   options.path = directory / "scratch";
   {
     auto log = Value(Log::Open(options));
-    Ok(log->Append(BlockOf(log->NextSequence(), 0, 10, 1)));
+    log->Append(BlockOf(log->NextSequence(), 0, 10, 1));
     Ok(log->Drain());
     Says(log->Commit({}, 1).status(), Code::kInvalidArgument, {"cannot be committed"});
   }
@@ -234,11 +234,12 @@ TEST(AFullDiskIsNamedAndTheLogGoesOnWhenThereIsRoom) {
     env.write_error = error;
     env.full = true;  // LMDB says EIO on a full tmpfs
     Status status;
-    std::shared_ptr<Block> refused;
+    std::shared_ptr<Block> last;
     int appended = 0;
     for (; appended < 1000 && status.ok(); ++appended) {
-      refused = BlockOf(log->NextSequence(), appended * 200, 200, 1);
-      status = log->Append(refused);
+      last = BlockOf(log->NextSequence(), appended * 200, 200, 1);
+      log->Append(last);
+      status = log->Ready();
     }
     Says(status, Code::kIo, {"data.mdb", "bytes are free", "Free some space"});
     EXPECT_EQ(status.error_number(), error == EDQUOT ? EDQUOT : ENOSPC);
@@ -247,9 +248,9 @@ TEST(AFullDiskIsNamedAndTheLogGoesOnWhenThereIsRoom) {
     Ok(ReadOne(*log, block, 3, 103, 1));
     env.write_error = 0;
     env.full = false;
-    Ok(log->Append(refused));
+    Ok(log->Ready());
     Ok(log->Drain());
-    Ok(ReadOne(*log, refused->sequence(), 9, (appended - 1) * 200 + 9, 1));
+    Ok(ReadOne(*log, last->sequence(), 9, (appended - 1) * 200 + 9, 1));
   }
   Value(log->Commit({}, log->NextSequence()));
 }
@@ -262,12 +263,11 @@ TEST(AFailedSyncEndsAllWritingUntilTheLogIsReopened) {
     ScopedEnv replaced(&env);
     auto log = Value(Log::Open(At(directory / "store")));
     env.sync_error = EIO;
-    Ok(log->Append(BlockOf(log->NextSequence(), 0, 10, 1)));
+    log->Append(BlockOf(log->NextSequence(), 0, 10, 1));
     Says(log->Drain(), Code::kUnavailable, {"data.mdb", "A sync failed", "open it again"});
     env.sync_error = 0;
     Says(log->Drain(), Code::kUnavailable, {"A sync failed"});
-    Says(log->Append(BlockOf(log->NextSequence(), 0, 10, 1)), Code::kUnavailable,
-         {"A sync failed"});
+    Says(log->Ready(), Code::kUnavailable, {"A sync failed"});
     Says(log->Commit({}, 1).status(), Code::kUnavailable, {"A sync failed"});
     Ok(ReadOne(*log, block, 3, 103, 1));
   }
