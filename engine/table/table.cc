@@ -31,18 +31,23 @@ Result<std::unique_ptr<Table>> Table::Make(TableOptions options) {
   }
   table->arena_ = std::make_unique<Arena>(table->schema_.record_bytes(), made.block_rows);
   table->gradient_ = std::make_unique<Gradient>(made.dtype, table->schema_.slots()[0].count);
-  table->RenewTemplate();
+  if (!Holds(made.dtype, made.draw.shift)) {
+    return InvalidArgument("table '" + made.name + "': " + NameOf(made.dtype) +
+                           " cannot start at " + std::to_string(made.draw.shift));
+  }
+  table->new_record_ = table->NewRecord(table->schema_);
   return table;
 }
 
-void Table::RenewTemplate() {
-  new_record_.assign(schema_.record_bytes(), std::byte{0});
-  for (size_t i = 0; i < schema_.slots().size(); ++i) {
-    const Slot& slot = schema_.slots()[i];
+std::vector<std::byte> Table::NewRecord(const Schema& schema) const {
+  std::vector<std::byte> record(schema.record_bytes());
+  for (size_t i = 0; i < schema.slots().size(); ++i) {
+    const Slot& slot = schema.slots()[i];
     DrawArgs constant;
     constant.shift = i == 0 ? options_.draw.shift : slot.initial;
-    ActiveKernels().draw(constant, 0, slot.dtype, slot.count, new_record_.data() + slot.offset);
+    ActiveKernels().draw(constant, 0, slot.dtype, slot.count, record.data() + slot.offset);
   }
+  return record;
 }
 
 Result<std::shared_ptr<Batch>> Table::Insert(const int64_t* ids, int64_t n,

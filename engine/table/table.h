@@ -121,6 +121,8 @@ class Table {
   // values: (n, *slot shape) of the rows; fails without effect if a row is not live.
   Status ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const;
   Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
+  // Adds to an int64 slot, repeats summed. Fails without effect if a row is not live.
+  Status AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values);
   // Row order, [capacity, *slot shape]; rows that are not live read as zeros.
   Status ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const;
   Result<BlockView> Block(int slot, int64_t block) const;
@@ -151,7 +153,7 @@ class Table {
   Status AdmitLocked(Batch& batch, const bool* admit);
   void GatherLocked(const Batch& batch, std::byte* out, bool stream) const;
   void InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n);
-  void RenewTemplate();
+  std::vector<std::byte> NewRecord(const Schema& schema) const;
   Status CheckRows(const int64_t* rows, int64_t n) const;
   Status CheckSlot(int slot) const;
   int64_t CapacityLocked() const;

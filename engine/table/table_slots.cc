@@ -31,9 +31,10 @@ Result<int> Table::AddSlot(Slot slot) {
   // and each old slab goes back to the system once it is empty.
   auto arena = std::make_unique<Arena>(schema.record_bytes(), options_.block_rows);
   RECIS_RETURN_IF_ERROR(arena->Reserve(directory_.end()));
+  std::vector<std::byte> new_record = NewRecord(schema);
   const size_t old_bytes = schema_.record_bytes();
   schema_ = std::move(schema);
-  RenewTemplate();
+  new_record_ = std::move(new_record);
   const size_t kept = std::min(old_bytes, schema_.slots()[added.value()].offset);
   const int64_t step = arena_->slab_rows();
   for (int64_t first = 0; first < directory_.end(); first += step) {
@@ -79,6 +80,26 @@ Status Table::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byt
   // In order and by one thread: of repeated rows the last wins.
   for (int64_t i = 0; i < n; ++i) {
     std::memcpy(arena_->At(static_cast<Row>(rows[i])) + offset, values + i * bytes, bytes);
+  }
+  return {};
+}
+
+Status Table::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values) {
+  WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(CheckSlot(slot));
+  const Slot& counter = schema_.slots()[slot];
+  if (counter.dtype != DType::kInt64) {
+    return InvalidArgument("table '" + options_.name + "': slot '" + counter.name + "' holds " +
+                           NameOf(counter.dtype) + ": only int64 slots can be added to");
+  }
+  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
+  for (int64_t i = 0; i < n; ++i) {
+    // Unsigned, so that an overflow wraps as it does in torch.
+    auto* sums =
+        reinterpret_cast<uint64_t*>(arena_->At(static_cast<Row>(rows[i])) + counter.offset);
+    for (int64_t k = 0; k < counter.count; ++k) {
+      sums[k] += static_cast<uint64_t>(values[i * counter.count + k]);
+    }
   }
   return {};
 }
