@@ -72,6 +72,7 @@ uint32_t Block::Add(int64_t id, Row row, const std::byte* record) {
 }
 
 void Block::Seal() {
+  RECIS_CHECK(rows_ > 0);
   BlockHeader header;
   header.table = table_;
   header.rows = rows_;

@@ -65,7 +65,7 @@ class Block {
 
   // Appends a record and returns its position. REQUIRES: !full().
   uint32_t Add(int64_t id, Row row, const std::byte* record);
-  // Writes the header; nothing is added after it.
+  // Writes the header; nothing is added after it. REQUIRES: rows() > 0.
   void Seal();
 
   bool full() const { return rows_ == capacity_; }
