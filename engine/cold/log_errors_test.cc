@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "base/env_testing.h"
 #include "base/testing.h"
@@ -202,10 +203,13 @@ class FullEnv : public Env {
  public:
   std::atomic<bool> full{false};
   std::atomic<int64_t> writes{0};
+  std::atomic<int64_t> room{int64_t{1} << 40};  // bytes
   std::atomic<int> read_error{0}, write_error{0}, sync_error{0};
 
   ssize_t Pwritev(int fd, const iovec* parts, int count, off_t offset) override {
     ++writes;
+    for (int i = 0; i < count; ++i) room -= static_cast<int64_t>(parts[i].iov_len);
+    if (room < 0) return errno = ENOSPC, -1;
     if (write_error != 0) return errno = write_error.load(), -1;
     return Env::Pwritev(fd, parts, count, offset);
   }
@@ -258,6 +262,34 @@ TEST(AFullDiskIsNamedAndTheLogGoesOnWhenThereIsRoom) {
     Ok(ReadOne(*log, refused->sequence(), 9, (appended - 1) * 200 + 9, 1));
   }
   Value(log->Commit({}, log->NextSequence()));
+}
+
+TEST(WhatAFailedCommitHasWrittenIsNotPartOfTheNext) {
+  TemporaryDirectory directory;
+  const Sequence block = MakeStore(directory / "store");
+  FullEnv env;
+  ScopedEnv replaced(&env);
+  auto log = Value(Log::Open(At(directory / "store")));
+  Changes changes;  // too large for one transaction
+  changes.state = std::string(72 << 20, 's');
+  changes.values = {{"v", "2"}, {"w", "2"}};
+  changes.liveness = {{block, 7, 20, kRecordBytes, std::string(3, 0)}};
+  env.room = 68 << 20;
+  Says(log->Commit(changes, block + 1).status(), Code::kIo, {"bytes are free"});
+  env.room = int64_t{1} << 40;
+  EXPECT_LT(0, log->Stats().transactions);
+  for (int round = 0; round < 2; ++round) {
+    std::map<std::string, std::string> values;
+    Ok(log->ForEachValue(
+        "", [&](std::string_view k, std::string_view v) { values[std::string(k)] = v; }));
+    EXPECT_EQ(values.size(), 1u, round);
+    EXPECT_EQ(values["v"], "1", round);
+    EXPECT_EQ(Value(log->State()), "", round);
+    int blocks = 0;
+    Ok(log->ForEachBlock([&](const BlockLiveness&) { ++blocks; }));
+    EXPECT_EQ(blocks, 1, round);
+    if (round == 0) Value(log->Commit({}, block + 1));
+  }
 }
 
 TEST(AFailedSyncEndsAllWritingUntilTheLogIsReopened) {
