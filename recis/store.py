@@ -70,7 +70,7 @@ class Store:
         >>> path = f"{folder.name}/store"
         >>> with Store(path, hot_bytes="64 MiB") as store:
         ...     users = HashTable([8], name="store_example", store=store)
-        ...     _ = users(torch.tensor([1, 2, 3]))
+        ...     users.insert(torch.tensor([1, 2, 3]), torch.ones(3, 8))
         ...     store.commit(step=1, state={"lr": 0.01})
         1
         >>> del users
