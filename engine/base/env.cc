@@ -39,6 +39,8 @@ Env& Env::Get() {
   return replaced != nullptr ? *replaced : system;
 }
 
+bool Env::IsSystem() { return replacement.load(std::memory_order_acquire) == nullptr; }
+
 void Env::Replace(Env* env) { replacement.store(env, std::memory_order_release); }
 
 Status IoError(int error_number, const std::string& path, const std::string& what) {

@@ -39,6 +39,9 @@ class Env {
   static Env& Get();
   // Every later call goes to `env`, which outlives them; nullptr is the system again.
   static void Replace(Env* env);
+  // Whether nothing was replaced. Then reads may also go other ways than Preadv(): from the
+  // system's cache alone, or asynchronously.
+  static bool IsSystem();
 };
 
 // A failed call on a path as a status: "<path>: cannot <what>: <why>." and what to do.

@@ -17,6 +17,8 @@ namespace {
 // Reads that are announced to the system before the first of them is waited for. It takes them in
 // at once, so one thread keeps the disk as busy as 32 that wait do: see docs/numbers.md.
 constexpr size_t kAhead = 128;
+// Entries that reach over more are read through the cache.
+constexpr size_t kDirectBytes = 16 << 10;
 
 std::string PositionOf(uint32_t position) { return "position " + std::to_string(position); }
 
@@ -32,17 +34,47 @@ Status Mismatch(const std::string& what, uint64_t found, uint64_t expected) {
 struct BlockReader::Entry {
   const ReadRequest* request;
   uint64_t offset;  // in the file
+
+  size_t bytes() const { return sizeof(EntryHeader) + request->record_bytes; }
+  // The part of the file that a direct read must cover.
+  uint64_t page() const { return offset / AsyncReads::kAlignment * AsyncReads::kAlignment; }
+  size_t page_bytes() const {
+    const uint64_t end = offset + bytes() + AsyncReads::kAlignment - 1;
+    return end / AsyncReads::kAlignment * AsyncReads::kAlignment - page();
+  }
 };
+
+namespace {
+
+// Whether an entry that was read is the one that was asked for.
+Status Check(const ReadRequest& request, const EntryHeader& header) {
+  const uint64_t checksum = Block::Checksum(header, request.record, request.record_bytes,
+                                            request.sequence, request.position);
+  if (header.checksum != checksum) {
+    return Mismatch(PositionOf(request.position), header.checksum, checksum);
+  }
+  if (header.id == request.id && header.row == request.row) return {};
+  return Corrupt(PositionOf(request.position) + ": expected id " + std::to_string(request.id) +
+                 " row " + std::to_string(request.row) + ", found id " + std::to_string(header.id) +
+                 " row " + std::to_string(header.row));
+}
+
+}  // namespace
 
 Result<std::unique_ptr<BlockReader>> BlockReader::Open(const Database* database) {
   const std::string file = database->file();
   const int fd = Env::Get().Open(file.c_str(), O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return IoError(errno, file, "open it for reading");
   posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);  // advice: a refusal costs speed only
-  return std::unique_ptr<BlockReader>(new BlockReader(database, fd));
+  const int direct_fd = Env::Get().Open(file.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT, 0);
+  return std::unique_ptr<BlockReader>(new BlockReader(database, fd, direct_fd));
 }
 
-BlockReader::~BlockReader() { Env::Get().Close(fd_); }
+BlockReader::~BlockReader() {
+  idle_.clear();
+  Env::Get().Close(fd_);
+  if (direct_fd_ >= 0) Env::Get().Close(direct_fd_);
+}
 
 Status BlockReader::Name(const Status& failure, Sequence sequence) const {
   if (failure.code() != Code::kCorrupt && failure.code() != Code::kIo) return failure;
@@ -62,6 +94,11 @@ Status BlockReader::Name(const Status& failure, Sequence sequence) const {
           failure.error_number()};
 }
 
+void BlockReader::Count(int64_t bytes) {
+  reads_.fetch_add(1, std::memory_order_relaxed);
+  bytes_read_.fetch_add(bytes, std::memory_order_relaxed);
+}
+
 Status BlockReader::ReadBytes(const iovec* parts, int count, uint64_t offset,
                               const std::string& what) {
   ssize_t wanted = 0;
@@ -71,8 +108,7 @@ Status BlockReader::ReadBytes(const iovec* parts, int count, uint64_t offset,
     got = Env::Get().Preadv(fd_, parts, count, static_cast<off_t>(offset));
   } while (got < 0 && errno == EINTR);
   const int failed = errno;
-  reads_.fetch_add(1, std::memory_order_relaxed);
-  bytes_read_.fetch_add(std::max<ssize_t>(got, 0), std::memory_order_relaxed);
+  Count(std::max<ssize_t>(got, 0));
   if (got == wanted) return {};
   const std::string place = what + ": expected " + std::to_string(wanted) + " bytes at " +
                             std::to_string(offset) + " of the file, found ";
@@ -80,18 +116,12 @@ Status BlockReader::ReadBytes(const iovec* parts, int count, uint64_t offset,
   return Corrupt(place + std::to_string(got));
 }
 
-Status BlockReader::ReadEntry(const ReadRequest& request, uint64_t offset) {
-  const std::string position = PositionOf(request.position);
+Status BlockReader::ReadEntry(const Entry& entry) {
+  const ReadRequest& request = *entry.request;
   EntryHeader header;
   const iovec parts[] = {{&header, sizeof(header)}, {request.record, request.record_bytes}};
-  RECIS_RETURN_IF_ERROR(ReadBytes(parts, 2, offset, position));
-  const uint64_t checksum = Block::Checksum(header, request.record, request.record_bytes,
-                                            request.sequence, request.position);
-  if (header.checksum != checksum) return Mismatch(position, header.checksum, checksum);
-  if (header.id == request.id && header.row == request.row) return {};
-  return Corrupt(position + ": expected id " + std::to_string(request.id) + " row " +
-                 std::to_string(request.row) + ", found id " + std::to_string(header.id) + " row " +
-                 std::to_string(header.row));
+  RECIS_RETURN_IF_ERROR(ReadBytes(parts, 2, entry.offset, PositionOf(request.position)));
+  return Check(request, header);
 }
 
 Status BlockReader::Read(const ReadRequest* requests, int64_t n) {
@@ -108,42 +138,125 @@ Status BlockReader::ReadSorted(const ReadRequest* requests, int64_t n, Sequence*
     return std::pair(a.request->sequence, a.request->position) <
            std::pair(b.request->sequence, b.request->position);
   });
-
   Result<View> view = database_->Read();  // pins the blocks until all are read
   if (!view.ok()) return view.status();
+  RECIS_RETURN_IF_ERROR(Place(view.value(), &entries, sequence));
+  view.value().Unlock();
+  if (!Env::IsSystem()) return ReadAhead(entries, sequence);
+
+  std::vector<Entry> direct, ahead;
+  for (const Entry& entry : entries) {
+    if (ReadCached(entry)) continue;
+    (entry.page_bytes() <= kDirectBytes ? direct : ahead).push_back(entry);
+  }
+  if (!direct.empty()) {
+    if (std::unique_ptr<AsyncReads> reads = TakeAsync()) {
+      const Status status = ReadDirectly(*reads, direct, sequence);
+      GiveBack(std::move(reads));
+      RECIS_RETURN_IF_ERROR(status);
+    } else {
+      RECIS_RETURN_IF_ERROR(ReadAhead(direct, sequence));
+    }
+  }
+  return ReadAhead(ahead, sequence);
+}
+
+Status BlockReader::Place(const View& view, std::vector<Entry>* entries, Sequence* sequence) const {
   std::string_view value;
-  for (Entry& entry : entries) {
+  for (Entry& entry : *entries) {
     const ReadRequest& request = *entry.request;
     if (request.sequence != *sequence || value.empty()) {
       *sequence = request.sequence;
-      auto found = view.value()->Get(kBlocks, KeyOf(request.sequence));
+      auto found = view->Get(kBlocks, KeyOf(request.sequence));
       if (!found.ok()) return found.status();
       if (!found.value()) return Corrupt(PositionOf(request.position) + ": found no such block");
       value = *found.value();
     }
     const size_t begin = Block::OffsetOf(request.position, request.record_bytes);
-    const size_t bytes = sizeof(EntryHeader) + request.record_bytes;
-    if (begin > value.size() || bytes > value.size() - begin) {
-      return Corrupt(PositionOf(request.position) + ": expected " + std::to_string(bytes) +
+    if (begin > value.size() || entry.bytes() > value.size() - begin) {
+      return Corrupt(PositionOf(request.position) + ": expected " + std::to_string(entry.bytes()) +
                      " bytes at " + std::to_string(begin) + " of the block, found a block of " +
                      std::to_string(value.size()));
     }
-    entry.offset = view.value().OffsetOf(value) + begin;
+    entry.offset = view.OffsetOf(value) + begin;
   }
-  view.value().Unlock();
+  return {};
+}
 
+// Whatever is not right shows again, and is named, when the entry is read the plain way.
+bool BlockReader::ReadCached(const Entry& entry) {
+  EntryHeader header;
+  const iovec parts[] = {{&header, sizeof(header)},
+                         {entry.request->record, entry.request->record_bytes}};
+  const ssize_t got = preadv2(fd_, parts, 2, static_cast<off_t>(entry.offset), RWF_NOWAIT);
+  if (got != static_cast<ssize_t>(entry.bytes()) || !Check(*entry.request, header).ok()) {
+    return false;
+  }
+  Count(got);
+  return true;
+}
+
+Status BlockReader::ReadDirectly(AsyncReads& reads, const std::vector<Entry>& entries,
+                                 Sequence* sequence) {
+  Status status;
+  size_t next = 0;
+  while (!reads.empty() || (next < entries.size() && status.ok())) {
+    for (; next < entries.size() && !reads.full() && status.ok(); ++next) {
+      reads.Add(next, entries[next].page(), entries[next].page_bytes());
+    }
+    for (const AsyncReads::Done& done : reads.Wait()) {
+      if (!status.ok()) continue;  // wait for the others all the same
+      const Entry& entry = entries[done.tag];
+      const size_t begin = entry.offset - entry.page();
+      Status read;
+      if (done.result < static_cast<int64_t>(begin + entry.bytes())) {
+        read = ReadEntry(entry);
+      } else {
+        EntryHeader header;
+        std::memcpy(&header, done.data + begin, sizeof(header));
+        std::memcpy(entry.request->record, done.data + begin + sizeof(header),
+                    entry.request->record_bytes);
+        Count(static_cast<int64_t>(entry.bytes()));
+        read = Check(*entry.request, header);
+      }
+      if (!read.ok()) {
+        *sequence = entry.request->sequence;
+        status = read;
+      }
+    }
+  }
+  return status;
+}
+
+Status BlockReader::ReadAhead(const std::vector<Entry>& entries, Sequence* sequence) {
   size_t announced = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     for (; announced < std::min(i + kAhead, entries.size()); ++announced) {
-      const Entry& entry = entries[announced];
-      posix_fadvise(fd_, static_cast<off_t>(entry.offset),
-                    static_cast<off_t>(sizeof(EntryHeader) + entry.request->record_bytes),
-                    POSIX_FADV_WILLNEED);
+      posix_fadvise(fd_, static_cast<off_t>(entries[announced].offset),
+                    static_cast<off_t>(entries[announced].bytes()), POSIX_FADV_WILLNEED);
     }
     *sequence = entries[i].request->sequence;
-    RECIS_RETURN_IF_ERROR(ReadEntry(*entries[i].request, entries[i].offset));
+    RECIS_RETURN_IF_ERROR(ReadEntry(entries[i]));
   }
   return {};
+}
+
+std::unique_ptr<AsyncReads> BlockReader::TakeAsync() {
+  if (direct_fd_ < 0) return nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      std::unique_ptr<AsyncReads> reads = std::move(idle_.back());
+      idle_.pop_back();
+      return reads;
+    }
+  }
+  return AsyncReads::Make(direct_fd_, static_cast<int>(kAhead), kDirectBytes);
+}
+
+void BlockReader::GiveBack(std::unique_ptr<AsyncReads> reads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(std::move(reads));
 }
 
 Status BlockReader::ReadBlock(const BlockLiveness& block, std::vector<std::byte>* value) {

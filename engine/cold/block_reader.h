@@ -1,6 +1,8 @@
 // Reads entries of blocks from the file, many on their way at a time.
 //
-// Not through LMDB's map: there a disk error is a signal, and every page costs a fault.
+// Not through LMDB's map: there a disk error is a signal, and every page costs a fault. What the
+// system's cache has is taken from there; the rest is read past it, since the hot tier is the
+// cache of what is used again.
 //
 // Threads: any method from any thread, beside any writer.
 #pragma once
@@ -10,9 +12,11 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
+#include "base/async_reads.h"
 #include "base/status.h"
 #include "cold/database.h"
 #include "cold/log.h"
@@ -33,9 +37,19 @@ class BlockReader {
  private:
   struct Entry;  // of the file, wanted by a request
 
-  BlockReader(const Database* database, int fd) : database_(database), fd_(fd) {}
+  BlockReader(const Database* database, int fd, int direct_fd)
+      : database_(database), fd_(fd), direct_fd_(direct_fd) {}
+  // On failure `sequence` is that of the block.
   Status ReadSorted(const ReadRequest* requests, int64_t n, Sequence* sequence);
-  Status ReadEntry(const ReadRequest& request, uint64_t offset);
+  Status Place(const View& view, std::vector<Entry>* entries, Sequence* sequence) const;
+  Status ReadDirectly(AsyncReads& reads, const std::vector<Entry>& entries, Sequence* sequence);
+  Status ReadAhead(const std::vector<Entry>& entries, Sequence* sequence);
+  bool ReadCached(const Entry& entry);
+  Status ReadEntry(const Entry& entry);
+  void Count(int64_t bytes);
+  // Room for reads past the cache, to be given back; null where there are none.
+  std::unique_ptr<AsyncReads> TakeAsync();
+  void GiveBack(std::unique_ptr<AsyncReads> reads);
   Status ReadValue(const BlockLiveness& block, std::vector<std::byte>* value);
   Status ReadBytes(const iovec* parts, int count, uint64_t offset, const std::string& what);
   // Adds file, table and block to what went wrong, and what to do.
@@ -43,6 +57,9 @@ class BlockReader {
 
   const Database* const database_;
   const int fd_;
+  const int direct_fd_;  // -1 where the file system has no O_DIRECT
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<AsyncReads>> idle_;  // GUARDED_BY(mutex_)
   std::atomic<int64_t> reads_{0}, bytes_read_{0};
 };
 

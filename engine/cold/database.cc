@@ -352,31 +352,44 @@ Status Database::Write(const std::function<Status(Transaction&)>& body) {
   for (;;) {
     RECIS_RETURN_IF_ERROR(Usable());
     const uint64_t sync_failures = SyncFailures();
-    Transaction transaction;
-    transaction.database_ = this;
-    {
-      std::shared_lock map(map_mutex_);
-      int code = mdb_txn_begin(env_, nullptr, 0, &transaction.txn_);
-      if (code == MDB_PANIC) return Poison(Error(code, "begin to write"));
-      if (code != 0) return Error(code, "begin to write");
-      Status status = body(transaction);
-      if (!status.ok()) {
-        mdb_txn_abort(transaction.txn_);
-      } else if ((code = mdb_txn_commit(transaction.txn_)) != 0) {
-        status = transaction.Error(code, "commit a transaction");
-      }
-      // A system LMDB makes its calls unseen: any I/O error may have been a sync's.
-      if (SyncFailures() != sync_failures || (kSystemLmdb && status.error_number() == EIO)) {
-        return Poison(status);
-      }
-      if (status.ok()) {
-        transactions_.fetch_add(1, std::memory_order_relaxed);
-        return {};
-      }
-      if (transaction.failure_ != MDB_MAP_FULL) return status;
+    int failure = 0;
+    // LMDB begins no transaction once its meta page could not be written: reads would end too.
+    MDB_txn* before = nullptr;
+    Status status = WriteOnce(body, &before, &failure);
+    // A system LMDB makes its calls unseen: any I/O error may have been a sync's.
+    if (failure == MDB_PANIC || SyncFailures() != sync_failures ||
+        (kSystemLmdb && failure == EIO)) {
+      const std::unique_lock map(map_mutex_);
+      pinned_ = before;
+      return Poison(status);
     }
+    if (before != nullptr) mdb_txn_abort(before);
+    if (failure != MDB_MAP_FULL) return status;
     RECIS_RETURN_IF_ERROR(GrowMap());
   }
+}
+
+Status Database::WriteOnce(const std::function<Status(Transaction&)>& body, MDB_txn** before,
+                           int* failure) {
+  const std::shared_lock map(map_mutex_);
+  Transaction transaction;
+  transaction.database_ = this;
+  int code = mdb_txn_begin(env_, nullptr, MDB_RDONLY, before);
+  if (code == 0) code = mdb_txn_begin(env_, nullptr, 0, &transaction.txn_);
+  if (code != 0) {
+    *failure = code;
+    return Error(code, "begin to write");
+  }
+  Status status = body(transaction);
+  if (!status.ok()) {
+    mdb_txn_abort(transaction.txn_);
+  } else if ((code = mdb_txn_commit(transaction.txn_)) != 0) {
+    status = transaction.Error(code, "commit a transaction");
+  } else {
+    transactions_.fetch_add(1, std::memory_order_relaxed);
+  }
+  *failure = transaction.failure_;
+  return status;
 }
 
 Status Database::GrowMap() {

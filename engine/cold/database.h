@@ -3,7 +3,8 @@
 // Threads: any method from any thread. A View is used by one thread at a time.
 // Invariants:
 //  (1) A transaction is durable when Write() returns ok, or it did not happen. After a failed
-//      sync nobody knows which, so nothing is written any more.
+//      sync nobody knows which, so nothing is written any more, and views are of the state
+//      before.
 //  (2) What a View has found stays in place, in the map and in the file, while the View lives.
 #pragma once
 
@@ -111,6 +112,7 @@ class Database {
   explicit Database(Options options) : options_(std::move(options)) {}
   Status Create();           // the file, whole or not at all
   Status OpenEnvironment();  // maps the file
+  Status WriteOnce(const std::function<Status(Transaction&)>& body, MDB_txn** before, int* failure);
   Status OpenDatabases(MDB_txn* txn, unsigned flags);
   Status CheckFormat();
   Status FindMap();  // REQUIRES: nobody else uses the map
@@ -123,7 +125,8 @@ class Database {
   MDB_dbi dbs_[kDbCount] = {};
   size_t page_bytes_ = 0;
   uintptr_t map_ = 0;  // GUARDED_BY(map_mutex_): address of the file's first byte, 0 if it is lost
-  MDB_txn* pinned_ = nullptr;  // read_only: the one transaction of all views
+  // GUARDED_BY(map_mutex_): the one transaction of all views of a read_only or poisoned database
+  MDB_txn* pinned_ = nullptr;
   mutable std::mutex pinned_mutex_;
   mutable std::shared_mutex map_mutex_;  // shared by whoever has a transaction
   std::mutex write_mutex_;

@@ -12,7 +12,7 @@
 //      of their sequences.
 //  (2) After Commit() returned ok, a crash at any instant leaves that epoch and the one
 //      before it recoverable, or a later one.
-//  (3) A failed Append(), Drain() or Commit() leaves the last epoch as it was; appended
+//  (3) A failed Ready(), Drain() or Commit() leaves the last epoch as it was; appended
 //      blocks stay queued and the next call tries again. After a failed sync nothing is
 //      written any more until the log is opened again.
 //  (4) A child of fork() is refused by every method and may let the log be destroyed.

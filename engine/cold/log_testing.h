@@ -19,9 +19,9 @@ namespace recis::testing {
 // A directory that is removed at the end.
 class TemporaryDirectory {
  public:
-  TemporaryDirectory() {
-    const char* parent = std::getenv("TMPDIR");
-    std::string text = std::string(parent != nullptr ? parent : "/tmp") + "/recis-test-XXXXXX";
+  explicit TemporaryDirectory(std::string parent = "") {
+    if (parent.empty()) parent = std::getenv("TMPDIR") != nullptr ? std::getenv("TMPDIR") : "/tmp";
+    std::string text = parent + "/recis-test-XXXXXX";
     if (mkdtemp(text.data()) == nullptr) throw Failure{"cannot make " + text};
     path_ = text;
   }

@@ -105,6 +105,8 @@ class Store {
   Status ForEachEntry(uint32_t table,
                       const std::function<void(int64_t id, Row row, Location where)>& use) const;
 
+  // Whether there is a budget, so that something may have to be spilled.
+  bool limited() const { return options_.hot_bytes != StoreOptions().hot_bytes; }
   Catalog& catalog() { return catalog_; }
   const Catalog& catalog() const { return catalog_; }
   Log& log() { return *log_; }

@@ -51,12 +51,38 @@ bool Tier::Grow(int64_t frames) {
     return false;
   }
   clock_.Resize(end);
-  // The lowest is taken first.
-  for (Frame frame = end; frame > begin; --frame) free_frames_.push_back(frame - 1);
+  if (!in_place_) {  // the lowest is taken first
+    for (Frame frame = end; frame > begin; --frame) free_frames_.push_back(frame - 1);
+  }
   return true;
 }
 
-Frame Tier::TakeFrame() {
+void Tier::GrowFor(const Row* rows, int64_t n, int64_t missing) {
+  if (in_place_) {
+    int64_t end = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (rows[i] != kNoRow) end = std::max(end, int64_t{rows[i]} + 1);
+    }
+    if (end <= int64_t{clock_.size()}) return;
+    Grow(end - clock_.size());
+    if (end <= int64_t{clock_.size()}) return;
+    LeavePlaces();
+  }
+  const auto free_frames = static_cast<int64_t>(free_frames_.size());
+  if (missing > free_frames) Grow(missing - free_frames);
+}
+
+void Tier::LeavePlaces() {
+  if (!in_place_) return;
+  in_place_ = false;
+  for (Frame frame = clock_.size(); frame > 0; --frame) {
+    if (!clock_.used(frame - 1)) free_frames_.push_back(frame - 1);
+  }
+}
+
+Frame Tier::TakeFrame(Row row) {
+  ++used_frames_;
+  if (in_place_) return row;
   if (free_frames_.empty()) {
     const std::optional<Frame> victim = clock_.Victim();
     RECIS_CHECK(victim.has_value());
@@ -68,6 +94,7 @@ Frame Tier::TakeFrame() {
 }
 
 void Tier::Spill(Frame frame) {
+  LeavePlaces();
   const Row row = row_of_[frame];
   ++spills_;
   ++cold_rows_;
@@ -84,7 +111,8 @@ void Tier::FreeFrame(Frame frame) {
   dirty_[frame] = 0;
   copy_[frame] = Location();
   clock_.Free(frame);
-  free_frames_.push_back(frame);
+  --used_frames_;
+  if (!in_place_) free_frames_.push_back(frame);
 }
 
 Location Tier::Pack(int64_t id, Row row, const std::byte* record) {
@@ -112,8 +140,7 @@ Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use) {
   // As many rows as frames can be had for, those first that need none.
   int64_t missing = 0;
   for (int64_t i = 0; i < n; ++i) missing += rows[i] != kNoRow && !locations_[rows[i]].hot();
-  const auto free_frames = static_cast<int64_t>(free_frames_.size());
-  if (missing > free_frames) Grow(missing - free_frames);
+  GrowFor(rows, n, missing);
   const auto room = static_cast<int64_t>(clock_.size());
   int64_t count = 0;
   missing = 0;
@@ -135,7 +162,7 @@ Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use) {
     if (rows[i] == kNoRow) continue;
     Location& where = locations_[rows[i]];
     if (where.hot()) continue;
-    const Frame frame = TakeFrame();
+    const Frame frame = TakeFrame(rows[i]);
     if (where.cold()) {
       misses.push_back({rows[i], where, arena_.At(frame)});
       taken.push_back(frame);
@@ -168,11 +195,11 @@ void Tier::Release() {
 }
 
 void Tier::Touch(const Row* rows, int64_t n) {
+  if (!store_.limited()) return;
   ParallelFor(n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (rows[i] == kNoRow) continue;
-      const Location where = locations_[rows[i]];
-      if (where.hot()) clock_.Touch(where.frame());
+      if (all_hot() || locations_[rows[i]].hot()) clock_.Touch(FrameOf(rows[i]));
     }
   });
 }
@@ -184,7 +211,7 @@ void Tier::MarkDirty(const Row* rows, int64_t n) {
     std::vector<Location> found;
     for (int64_t i = begin; i < end; ++i) {
       if (rows[i] == kNoRow) continue;
-      const Frame frame = locations_[rows[i]].frame();
+      const Frame frame = FrameOf(rows[i]);
       // Rows may repeat: one of them sees the change.
       const std::atomic_ref<uint8_t> dirty(dirty_[frame]);
       if (dirty.load(std::memory_order_relaxed) || dirty.exchange(1, std::memory_order_relaxed)) {
@@ -290,6 +317,7 @@ Status Tier::ChangeLayout(RecordLayout layout) {
   Arena old_arena = std::exchange(arena_, Arena(layout_.record_bytes, block_rows_));
   const Frame old_frames = clock_.size();
   free_frames_.clear();
+  in_place_ = true;  // there is no hot row
   clock_.Resize(0);
   if (Grow(1)) return {};
   // Back to how it was, but spilled.
@@ -306,6 +334,7 @@ void Tier::GiveUp(int64_t bytes) {
   const int64_t going =
       std::min((bytes + BlockBytes() - 1) / BlockBytes(), std::max<int64_t>(blocks - 1, 0));
   if (going <= 0) return;
+  LeavePlaces();
   const auto end = static_cast<Frame>((blocks - going) * block_rows_);
   // The coldest rows leave their frames to those that lie beyond the new end.
   std::erase_if(free_frames_, [end](Frame frame) { return frame >= end; });
@@ -320,8 +349,8 @@ void Tier::GiveUp(int64_t bytes) {
   }
   for (Frame frame = end; frame < clock_.size(); ++frame) {
     if (!clock_.used(frame)) continue;
-    const Frame to = free_frames_.back();
-    free_frames_.pop_back();
+    const Frame to = TakeFrame(row_of_[frame]);
+    --used_frames_;  // of the one it leaves
     std::memcpy(arena_.At(to), arena_.At(frame), layout_.record_bytes);
     row_of_[to] = row_of_[frame];
     dirty_[to] = dirty_[frame];
@@ -382,12 +411,15 @@ void Tier::Clear() {
   cold_rows_ = 0;
   const auto frames = clock_.size();
   free_frames_.clear();
-  for (Frame frame = frames; frame > 0; --frame) FreeFrame(frame - 1);
+  in_place_ = true;
+  for (Frame frame = 0; frame < frames; ++frame) {
+    if (clock_.used(frame)) FreeFrame(frame);
+  }
 }
 
 TierStats Tier::Stats() const {
   TierStats stats;
-  stats.hot_rows = static_cast<int64_t>(clock_.size() - free_frames_.size());
+  stats.hot_rows = used_frames_;
   stats.cold_rows = cold_rows_;
   stats.hot_bytes = hot_bytes();
   stats.promotes = promotes_;

@@ -12,6 +12,8 @@
 //  (3) Every entry of the catalog that is live for this table is the location of its row or
 //      the copy of its frame.
 //  (4) The table has at least one hot block.
+//  (5) While in_place_, the frame of every hot row is the row itself: nothing has been spilled,
+//      and finding a record costs what it does in memory.
 #pragma once
 
 #include <cstdint>
@@ -60,7 +62,7 @@ class Tier {
   static Result<std::unique_ptr<Tier>> Make(Store& store, uint32_t table, const StoreMember& member,
                                             RecordLayout layout, int64_t block_rows);
 
-  std::byte* At(Row row) const { return arena_.At(locations_[row].frame()); }  // REQUIRES: hot
+  std::byte* At(Row row) const { return arena_.At(FrameOf(row)); }  // REQUIRES: hot
   bool all_hot() const { return cold_rows_ == 0; }
 
   // Room for rows below `end`.
@@ -107,10 +109,15 @@ class Tier {
   Tier(Store& store, uint32_t table, const StoreMember& member, RecordLayout layout,
        int64_t block_rows);
 
+  Frame FrameOf(Row row) const { return in_place_ ? row : locations_[row].frame(); }
   int64_t BlockBytes() const;
   // Adds up to so many frames; returns whether it could add any.
   bool Grow(int64_t frames);
-  Frame TakeFrame();
+  // Adds frames for these rows that are not hot, so many of them.
+  void GrowFor(const Row* rows, int64_t n, int64_t missing);
+  // Frames are given to any row from now on.
+  void LeavePlaces();
+  Frame TakeFrame(Row row);
   void FreeFrame(Frame frame);
   void Spill(Frame frame);
   Location Pack(int64_t id, Row row, const std::byte* record);
@@ -130,7 +137,9 @@ class Tier {
   Chunks<Row> row_of_;          // by frame in use
   Chunks<uint8_t> dirty_;       // by frame: the record has no cold copy; 0 if unused
   Chunks<Location> copy_;       // by frame: its cold copy; nowhere if unused
-  std::vector<Frame> free_frames_;
+  bool in_place_ = true;
+  int64_t used_frames_ = 0;
+  std::vector<Frame> free_frames_;  // the next one at the back; empty while in_place_
   std::vector<Frame> held_;
   std::optional<BlockNumber> open_;  // the block that is being filled
   int64_t cold_rows_ = 0;
