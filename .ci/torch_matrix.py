@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_NEEDS = ["filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"]
-TESTS_NEED = ["hypothesis", "numpy", "pytest", "pytest-timeout"]
+TESTS_NEED = ["hypothesis", "lmdb", "numpy", "pytest", "pytest-timeout", "safetensors"]
 
 
 def run(*command: str | Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from recis._tensors import (
     on_cpu,
     use_torch_threads,
 )
+
+if TYPE_CHECKING:
+    from recis.store import Store
 
 AskAdmission = Callable[[Tensor, Tensor], Tensor]
 """`(ids, counts) -> mask`, each `(n,)`: which of these new ids get a row."""
@@ -56,11 +59,14 @@ class Slot:
         return out
 
     def values(self) -> list[Tensor]:
-        """One live view a block, `(block_size, *shape)`: writing into it writes the table.
+        """One tensor a block, `(block_size, *shape)`: copies for a table in a store.
 
-        A view stays valid memory for ever, but shows the table only until a slot is added or
-        the table is cleared: ask again then.
+        For a table in memory they are live views: writing into one writes the table. A view
+        stays valid memory for ever, but shows the table only until a slot is added or the table
+        is cleared: ask again then.
         """
+        if self._table.store is not None:
+            return list(self.value().split(self.block_size()))
         return [self._view(block) for block in range(self._table.blocks())]
 
     def read(self, rows: Tensor) -> Tensor:
@@ -160,12 +166,15 @@ class Table:
         shape: tuple[int, ...],
         block_size: int,
         draw: _engine.Draw,
+        store: Store | None = None,
     ) -> None:
         self.name = name
         self.dtype = dtype
         self.shape = shape
         self.block_size = block_size
-        self.engine = _engine.Table(name, CODE_OF[dtype], list(shape), block_size, draw)
+        self.store = store
+        engine = None if store is None else store.engine
+        self.engine = _engine.Table(name, CODE_OF[dtype], list(shape), block_size, draw, engine)
 
     # ---- lookup ----
 
@@ -221,6 +230,10 @@ class Table:
         out = torch.empty(ids.shape, dtype=torch.int64)
         self.engine.rows(ids.data_ptr(), ids.numel(), out.data_ptr())
         return out
+
+    def prefetch(self, ids: Tensor) -> None:
+        """Starts promoting the rows of these ids; see `HashTable.prefetch`."""
+        self.engine.prefetch(ids.data_ptr(), ids.numel())
 
     # ---- change ----
 

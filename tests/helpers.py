@@ -29,8 +29,8 @@ def dump(table):
         **{f"buffer {name}": buffer for name, buffer in table.named_buffers()},
     }
     for hook, tables in HashtableHookFactory().get_admits().items():
-        if table in tables and hasattr(tables[table], "state"):
-            content[f"{hook} ids"], content[f"{hook} counts"] = tables[table].state()
+        for index, state in enumerate(tables[table].state() if table in tables else ()):
+            content[f"{hook} state {index}"] = state
     return {name: bits(tensor) for name, tensor in content.items()}
 
 

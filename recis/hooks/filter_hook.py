@@ -34,6 +34,14 @@ class HashTableFilterHook(Hook):
             raise ValueError(f"filter_interval must be positive or None, found {filter_interval}")
         self.filter_interval = filter_interval
 
+    def state_dict(self) -> dict[str, int]:
+        """When it ran last, for the state that a training goes on from."""
+        return {"last_run": self._last_run}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Takes up what `state_dict` gave."""
+        self._last_run = state_dict["last_run"]
+
     def after_step(self, _: Any = None, global_step: int = 0) -> None:
         """Call it after each training step, with the number of the step."""
         filters = [

@@ -26,6 +26,7 @@ from recis.nn.hashtable_hook import AdmitHook, FilterHook
 from recis.nn.initializers import BaseInitializer, ConstantInitializer
 from recis.nn.modules._children import ChildrenInfo
 from recis.nn.modules.hashtable_hook_impl import BaseAdmitHookImpl, HashtableHookFactory
+from recis.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,255}")
 
@@ -126,11 +127,15 @@ class HashTable(torch.nn.Module):
         grad_reduce_by: "worker" sums an id's gradients over a call and divides by WORLD_SIZE;
             "id" averages them.
         filter_hook: which ids to evict when filtering runs.
+        store: where rows go that memory has no room for, and what commits them. Made again with
+            the same name in the same or a reopened store, the table has the rows it had there,
+            its hooks what they had learnt. Default: a table in memory only.
         seed: of the initializer; equal seeds give equal ids equal embeddings.
 
     Raises:
-        TypeError, ValueError: an argument is unusable; the message says which and why.
-        RuntimeError: the device is not available.
+        TypeError, ValueError: an argument is unusable, or the store holds a table of that name
+            and another dtype or shape; the message says which and why.
+        RuntimeError: the device is not available, or the store is closed.
 
     Example:
         >>> table = HashTable(embedding_shape=[4], name="users_example")
@@ -154,6 +159,7 @@ class HashTable(torch.nn.Module):
         grad_reduce_by: str = "worker",
         filter_hook: FilterHook | None = None,
         *,
+        store: Store | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -165,6 +171,7 @@ class HashTable(torch.nn.Module):
         _check_kind(name, "slice", slice, Slice)
         _check_kind(name, "initializer", initializer, BaseInitializer, type(None))
         _check_kind(name, "filter_hook", filter_hook, FilterHook, type(None))
+        _check_kind(name, "store", store, Store, type(None))
         _check_kind(name, "seed", seed, int)
         if grad_reduce_by not in ("worker", "id"):
             raise ValueError(
@@ -180,7 +187,7 @@ class HashTable(torch.nn.Module):
             draw = self._initializer.draw(shape, dtype, seed)
         except ValueError as error:
             raise ValueError(f"table {name!r}: {error}") from None
-        self._table = Table(name, dtype, shape, block_size, draw)
+        self._table = Table(name, dtype, shape, block_size, draw, store)
         self._register_names()
         # Something for autograd to differentiate: the embeddings are no leaf of the graph.
         self._holder = torch.zeros((), requires_grad=True)
@@ -265,12 +272,16 @@ class HashTable(torch.nn.Module):
         self._filter_hook_impl.observe(rows[:known], counts[:known])
 
     def prefetch(self, ids: Tensor) -> None:
-        """Starts promoting the rows of these ids. A table in memory has them all hot.
+        """Starts promoting the rows of these ids in the background, as far as there is room.
+
+        It changes no result and may be given up when there is more to do. A table without a
+        store has all rows hot.
 
         Raises:
             TypeError: ids are not int64.
+            RuntimeError: the store is closed or read-only.
         """
-        check_ids(ids, f"table {self._table.name!r}: prefetch: ids")
+        self._table.prefetch(self._checked(ids, "prefetch: ids"))
 
     # ---- change ----
 
@@ -302,6 +313,8 @@ class HashTable(torch.nn.Module):
         self._table.clear()
         for impl in HashtableHookFactory().admits_of(self):
             impl.clear()
+        if self._table.store is not None:
+            self._table.store.policies.clear(self._table.name)
 
     # ---- gradient ----
 
@@ -367,11 +380,13 @@ class HashTable(torch.nn.Module):
 
         `lookups` (ids asked for, repeats included) = `hits` (those that had a row) + `misses`;
         `rows` = `admits` - `evictions`; `refusals` counts distinct ids an admit hook refused, a
-        call at a time. `hot_bytes` and `index_bytes` are memory; `cold_rows`, `cold_bytes`,
-        `promotes` and `spills` are zero for a table without a store.
+        call at a time. `hot_bytes` and `index_bytes` are memory.
+
+        `rows` = `hot_rows` + `cold_rows`. `promotes` counts rows that became hot again, `spills`
+        those that became cold, `drops` those of them that needed no write. Without a store no
+        row is ever cold.
         """
-        cold = {"cold_rows": 0, "cold_bytes": 0, "promotes": 0, "spills": 0}
-        return {**self._table.stats(), **cold}
+        return self._table.stats()
 
     # ---- what it is ----
 

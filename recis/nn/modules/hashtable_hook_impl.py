@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from recis import _engine
+from recis._policy_state import Policy
 from recis._singleton import Singleton
 from recis._table import Table
 from recis._tensors import check_ids, check_values
@@ -56,6 +57,16 @@ class BaseAdmitHookImpl:
     def clear(self) -> None:
         """Forgets what was learnt about ids: the table was cleared."""
 
+    def state(self) -> tuple[Any, ...]:
+        """What must outlive the process: the arguments of `load_state`, nothing if empty.
+
+        A store saves it with each commit; it may hold what `Store.commit` takes as state.
+        """
+        return ()
+
+    def load_state(self, *state: Any) -> None:
+        """Takes up what `state` gave when the store was committed."""
+
 
 class ReadOnlyHookImpl(BaseAdmitHookImpl):
     """No new id gets a row."""
@@ -77,6 +88,7 @@ class FrequencyAdmitHookImpl(BaseAdmitHookImpl):
         """How often an id without a row was seen; 0 once it has one."""
         return self._frequency.sightings(id)
 
+    @override
     def state(self) -> tuple[Tensor, Tensor]:
         """`(ids, counts)`, int64 `(n,)` each: every id seen but not admitted yet."""
         room = len(self._frequency)
@@ -84,8 +96,10 @@ class FrequencyAdmitHookImpl(BaseAdmitHookImpl):
         known = self._frequency.dump(room, ids.data_ptr(), counts.data_ptr())
         return ids[:known], counts[:known]
 
-    def load_state(self, ids: Tensor, counts: Tensor) -> None:
+    @override
+    def load_state(self, *state: Any) -> None:
         """Replaces the sightings by these, as `state` gave them."""
+        ids, counts = state
         ids = check_ids(ids, "FrequencyAdmit: ids")
         counts = check_values(check_ids(counts, "counts"), ids.numel(), (), "counts")
         self._frequency.restore(ids.data_ptr(), counts.data_ptr(), ids.numel())
@@ -99,7 +113,8 @@ class BaseFilterHookImpl(torch.nn.Module):
     """A filter policy of one table. Override `update` and `filter`, and register the class.
 
     A subclass is made with the table as its first argument and the hook's parameters as keyword
-    arguments. It is a submodule of the table, so its buffers are saved with the model.
+    arguments. It is a submodule of the table, so its buffers are saved with the model, and with
+    each commit of the table's store.
     """
 
     def __init__(self, ht: TableOwner, name: str | None = None, **kwargs: Any) -> None:
@@ -145,6 +160,28 @@ class BaseFilterHookImpl(torch.nn.Module):
             delete_ids.numel(),
             ids.numel(),
         )
+
+    def state(self) -> tuple[Any, ...]:
+        """The buffers, by name: what a store saves with each commit."""
+        buffers = dict(self.named_buffers())
+        return (buffers,) if buffers else ()
+
+    def load_state(self, *state: Any) -> None:
+        """Takes up buffers as `state` gave them.
+
+        Raises:
+            ValueError: this class has others; nothing was taken up.
+        """
+        (saved,) = state
+        buffers = dict(self.named_buffers())
+        if saved.keys() != buffers.keys():
+            raise ValueError(
+                f"table {self._ht.name!r}: its store was committed with a {type(self).__name__} "
+                f"that had the buffers {sorted(saved)}; it has {sorted(buffers)}"
+            )
+        for name, buffer in buffers.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(owner), leaf, saved[name].to(buffer.device))
 
     def forward(self, index: Tensor) -> None:
         """`update`, for code that calls the hook as a module."""
@@ -269,8 +306,11 @@ class HashtableHookFactory(metaclass=Singleton):
         tables = self._filters.setdefault(hook.name, WeakKeyDictionary())
         if ht in tables:
             raise ValueError(f"table {ht.table.name!r} has filter hook {hook.name!r} already")
-        tables[ht] = _make(self._filter_classes, hook, ht.table.name, ht)
-        return tables[ht]
+        impl: BaseFilterHookImpl = _make(self._filter_classes, hook, ht.table.name, ht)
+        # By name: with other parameters it goes on from the same step.
+        _attach(ht, f"filter {hook.name}", impl)
+        tables[ht] = impl
+        return impl
 
     def create_admit_hook(self, ht: TableOwner, hook: AdmitHook) -> BaseAdmitHookImpl:
         """The policy of `hook` for a table: one for each table and set of parameters.
@@ -282,12 +322,19 @@ class HashtableHookFactory(metaclass=Singleton):
         impl = None if tables is None else tables.get(ht)
         if impl is None:
             impl = _make(self._admit_classes, hook, ht.table.name)
+            _attach(ht, f"admit {hook}", impl)
             self._admits.setdefault(str(hook), WeakKeyDictionary())[ht] = impl
         return impl
 
     def admits_of(self, ht: TableOwner) -> list[BaseAdmitHookImpl]:
         """The admission policies that have been used on a table."""
         return [tables[ht] for tables in self._admits.values() if ht in tables]
+
+
+def _attach(ht: TableOwner, hook: str, impl: Policy) -> None:
+    """Lets a policy of a table in a store go on from what it had learnt."""
+    if ht.table.store is not None:
+        ht.table.store.policies.attach(ht, ht.table.name, hook, impl)
 
 
 def _make(classes: Mapping[str, type[Any]], hook: BaseHook, table: str, *args: TableOwner) -> Any:

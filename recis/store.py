@@ -1,0 +1,276 @@
+"""`Store`: tables larger than memory, made durable by commits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+import weakref
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+
+from recis import _engine
+from recis._policy_state import PolicyStates
+from recis._state import decode, encode
+
+logger = logging.getLogger(__name__)
+
+# What the engine keeps for us: magic, version, bytes of the user's part; that part; the hooks'.
+_HEADER = struct.Struct("<4sIQ")
+_MAGIC, _VERSION = b"RCST", 1
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)?B", re.IGNORECASE)
+_POWERS = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class Epoch(NamedTuple):
+    """A commit that can be opened."""
+
+    epoch: int
+    """Its number, from 1."""
+    step: int
+    """The training step it was made at."""
+    time: int
+    """When, in seconds since 1970."""
+
+
+class Store:
+    """A directory that holds tables, of which only the rows in use need to be in memory.
+
+    Tables of one store, `HashTable(..., store=store)`, share its memory and are committed
+    together. A commit survives `kill -9` and power loss; what came after the last one is dropped
+    when the store is opened again. Then each table, constructed as before, finds its rows.
+
+    A process that was forked cannot use a store of its parent, and only one process at a time
+    can have it open, readers aside.
+
+    Args:
+        path: a directory, made if it is not there.
+        hot_bytes: how much memory hot rows may take, all tables together: an int, or a text such
+            as "2GiB", "512 MiB" or "1.5GB". Default: as much as it takes.
+        durability: "commit"; or "scratch" for a store that only makes room: it is wiped whenever
+            it is opened, and cannot be committed.
+        read_only: open it for tables in `eval()`, as of one epoch, also beside a process that
+            trains.
+        epoch: which one of `epochs()` to go on from; the later one is dropped, unless read-only.
+            Default, the last.
+        network: open it even on a network file system, whose locks and syncs may be unreliable.
+
+    Raises:
+        TypeError, ValueError: an argument is unusable.
+        RuntimeError: another process has it open (the message says which), it is damaged, or of
+            a later version.
+        OSError: the directory cannot be used.
+
+    Example:
+        >>> from recis.nn import HashTable
+        >>> from tempfile import TemporaryDirectory
+        >>> folder = TemporaryDirectory()
+        >>> path = f"{folder.name}/store"
+        >>> with Store(path, hot_bytes="64 MiB") as store:
+        ...     users = HashTable([8], name="store_example", store=store)
+        ...     users.insert(torch.tensor([1, 2, 3]), torch.ones(3, 8))
+        ...     store.commit(step=1, state={"lr": 0.01})
+        1
+        >>> del users
+        >>> with Store(path) as store:
+        ...     users = HashTable([8], name="store_example", store=store)
+        ...     users.ids().numel(), store.step, store.state()
+        (3, 1, {'lr': 0.01})
+        >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        hot_bytes: int | str | None = None,
+        durability: Literal["commit", "scratch"] = "commit",
+        read_only: bool = False,
+        epoch: int | None = None,
+        network: bool = False,
+    ) -> None:
+        self._path = os.fspath(path)
+        if durability not in ("commit", "scratch"):
+            raise ValueError(
+                f"store {self._path!r}: durability must be 'commit' or 'scratch', "
+                f"found {durability!r}"
+            )
+        self._scratch = durability == "scratch"
+        budget = None if hot_bytes is None else _bytes(self._path, hot_bytes)
+        self._engine = _engine.Store(self._path, budget, self._scratch, read_only, network, epoch)
+        self._pid = os.getpid()
+        # Tables keep their store alive, so by then nobody needs it any more.
+        self._finalizer = weakref.finalize(self, _close, self._engine, self._pid)
+        if self._scratch:
+            logger.warning(
+                "store %r is scratch: it was wiped just now, and will be whenever it is opened",
+                self._path,
+            )
+        epochs = self.epochs()
+        opened = [found for found in epochs if epoch is None or found.epoch == epoch]
+        self._current = opened[-1] if opened else None
+        self._policies = PolicyStates(self._saved_policies())
+
+    # ---- commit ----
+
+    def commit(self, step: int, state: Any = None) -> int:
+        """Makes everything up to here durable, and only then returns.
+
+        Threads may train meanwhile; they wait only while changed rows are copied. What hooks
+        have learnt is taken a moment before the rows are.
+
+        Args:
+            step: of the training; any int64.
+            state: what else it takes to go on from here, such as the dense model, optimizers'
+                `state_dict()`, random generators and the place in the data: nested dicts (keys:
+                str or int), lists and tuples of tensors, numbers, bools, strings and None.
+
+        Returns:
+            The number of the new epoch. It and the one before can be opened.
+
+        Raises:
+            TypeError: the state holds something else; the message says where.
+            OSError: it cannot be written, as the disk is full, say. The last epoch is intact,
+                and another commit may be tried.
+            RuntimeError: the store cannot be committed: closed, read-only, scratch or forked.
+        """
+        engine = self._opened()
+        if self._scratch:
+            raise RuntimeError(
+                f"store {self._path!r} is scratch and cannot be committed: open one with "
+                "durability='commit'"
+            )
+        user = encode(state, "state")
+        policies = encode(self._policies.collect(), "hooks")
+        epoch = engine.commit(step, _HEADER.pack(_MAGIC, _VERSION, len(user)) + user + policies)
+        self._current = next(found for found in self.epochs() if found.epoch == epoch)
+        return epoch
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that was opened or committed last; None before the first."""
+        return None if self._current is None else self._current.epoch
+
+    @property
+    def step(self) -> int | None:
+        """Its step."""
+        return None if self._current is None else self._current.step
+
+    def state(self) -> Any:
+        """The state that was committed with it, tensors on the CPU; None before the first.
+
+        Raises:
+            RuntimeError: the store is closed, damaged or forked.
+        """
+        parts = self._parts()
+        return None if parts is None else decode(parts[0], "state")
+
+    def epochs(self) -> list[Epoch]:
+        """The last two commits, the older first: what `Store(path, epoch=...)` can open."""
+        return [Epoch(*found) for found in self._opened().epochs()]
+
+    # ---- what there is ----
+
+    def tables(self) -> list[str]:
+        """Names of the tables in the store, constructed or not."""
+        return self._opened().tables()
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters of all tables together.
+
+        `hot_bytes` are memory. On disk: `live_bytes` of rows in use, in blocks of `block_bytes`;
+        `dead_bytes` of blocks kept for the epoch before; `file_bytes` and, of it, `free_bytes` for
+        reuse. Since the store was opened: `bytes_written` to blocks, of which `cleaned_bytes` to
+        move rows out of mostly dead ones; `bytes_read` in `reads`; `transactions`; `commits`.
+        `queued_bytes` wait to be written. `commit_seconds` are those of the last commit, and
+        `commit_stall_seconds` how long tables waited for it.
+        """
+        return self._opened().stats()
+
+    # ---- closing ----
+
+    def close(self) -> None:
+        """Lets go of the file and the memory; tables are of no use afterwards.
+
+        What was not committed is lost. Closing twice is fine.
+        """
+        self._finalizer()
+
+    def __enter__(self) -> Store:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it; nothing is committed."""
+        self.close()
+
+    def __repr__(self) -> str:
+        closed = "" if self._finalizer.alive else ", closed"
+        return f"Store({self._path!r}, epoch={self.epoch}, step={self.step}{closed})"
+
+    # ---- for tables and hooks ----
+
+    @property
+    def engine(self) -> _engine.Store:
+        """What tables are made in."""
+        return self._opened()
+
+    @property
+    def policies(self) -> PolicyStates:
+        """What hooks have learnt."""
+        return self._policies
+
+    def _opened(self) -> _engine.Store:
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"store {self._path!r} was opened by process {self._pid} before it was forked, and "
+                f"cannot be used in its child {os.getpid()}: use it in the parent, or start this "
+                "process with the spawn method and let it have a store of its own"
+            )
+        if not self._finalizer.alive:
+            raise RuntimeError(f"store {self._path!r} is closed: open it again")
+        return self._engine
+
+    def _parts(self) -> tuple[bytes, bytes] | None:
+        """The user's part of what was committed and the hooks'."""
+        if self._current is None:
+            return None
+        data = self._opened().state()
+        magic, version, size = _HEADER.unpack_from(data)
+        if magic != _MAGIC or version != _VERSION:
+            raise RuntimeError(
+                f"store {self._path!r}, epoch {self.epoch}: expected a state of version "
+                f"{_VERSION}, found {magic!r} of version {version}: a later recis wrote it"
+            )
+        return data[_HEADER.size : _HEADER.size + size], data[_HEADER.size + size :]
+
+    def _saved_policies(self) -> dict[str, dict[str, tuple[Any, ...]]]:
+        parts = self._parts()
+        return {} if parts is None else decode(parts[1], "hooks")
+
+
+def _close(engine: _engine.Store, pid: int) -> None:
+    if os.getpid() == pid:
+        engine.close()
+
+
+def _bytes(path: str, size: int | str) -> int:
+    """A size in bytes, given so or as a text."""
+    count = size
+    if isinstance(size, str) and (match := _SIZE.fullmatch(size.strip())):
+        number, unit = match.groups()
+        base = 1024 if unit and unit.lower().endswith("i") else 1000
+        count = int(float(number) * base ** _POWERS[unit and unit[0].lower()])
+    if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
+        raise ValueError(
+            f"store {path!r}: hot_bytes must be a positive number of bytes or a text such as "
+            f"'2GiB', '512 MiB' or '1.5GB', found {size!r}"
+        )
+    return count
