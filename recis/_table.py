@@ -91,6 +91,22 @@ class Slot:
         values = on_cpu(values, self.dtype)
         self._table.engine.write_slot(self._index, rows.data_ptr(), rows.numel(), values.data_ptr())
 
+    def add(self, rows: Tensor, values: Tensor) -> None:
+        """Adds int64 `(n, *shape)` to these rows of an int64 slot, int64 `(n,)`, repeats summed.
+
+        Unlike a `read` and a `write`, nothing that another thread adds meanwhile is lost.
+
+        Raises:
+            IndexError: a row is not in use; nothing was added.
+            ValueError: the slot is not int64.
+        """
+        rows = check_ids(rows, f"{self}: rows")
+        values = check_values(values, rows.numel(), self.shape, f"{self}: values")
+        values = check_ids(values, f"{self}: values")
+        self._table.engine.add_to_slot(
+            self._index, rows.data_ptr(), rows.numel(), values.data_ptr()
+        )
+
     def _view(self, block: int) -> Tensor:
         memory = self._table.engine.block(self._index, block)
         strides = [math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))]

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -208,6 +209,20 @@ def test_frequency_counts_every_training_occurrence_and_insert(make_table):
     table.insert(long(2, 3), torch.ones(2, 1))
     table.eval()(long(3, 3))
     assert by_id(table, "frequency_filter") == {1: [2], 2: [3], 3: [1]}
+
+
+def test_two_training_threads_lose_no_count(make_table):
+    table = make_table([1], filter_hook=FrequencyFilterHook(3))
+    ids = torch.arange(2000)
+
+    def train(_):
+        for _ in range(200):
+            table(ids)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(train, range(2)))
+    counts = table.table.get_slot("frequency_filter").read(table.table.rows_of(ids))
+    assert counts.unique().tolist() == [400]
 
 
 def test_a_readmitted_id_is_counted_and_spared_anew(make_table):

@@ -288,6 +288,13 @@ void InitTable(py::module_& module) {
           },
           py::arg("slot"), py::arg("rows"), py::arg("n"), py::arg("values"), Unlocked())
       .def(
+          "add_to_slot",
+          [](Table& t, int slot, uintptr_t rows, int64_t n, uintptr_t values) {
+            ThrowIfError(
+                t.AddToSlot(slot, Address<const int64_t>(rows), n, Address<const int64_t>(values)));
+          },
+          py::arg("slot"), py::arg("rows"), py::arg("n"), py::arg("values"), Unlocked())
+      .def(
           "read_whole_slot",
           [](const Table& t, int slot, int64_t capacity, uintptr_t values) {
             ThrowIfError(t.ReadWholeSlot(slot, capacity, Address<std::byte>(values)));

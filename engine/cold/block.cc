@@ -74,6 +74,7 @@ uint32_t Block::Add(int64_t id, Row row, const std::byte* record) {
 }
 
 void Block::Seal(Sequence sequence) {
+  RECIS_CHECK(rows_ > 0);
   sequence_ = sequence;
   for (uint32_t position = 0; position < rows_; ++position) {
     const uint64_t checksum =

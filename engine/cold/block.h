@@ -68,6 +68,7 @@ class Block {
   // Appends a record and returns its position. REQUIRES: !full().
   uint32_t Add(int64_t id, Row row, const std::byte* record);
   // Gives the block its place in the log and writes the checksums; nothing is added after it.
+  // REQUIRES: rows() > 0.
   void Seal(Sequence sequence);
 
   bool full() const { return rows_ == capacity_; }

@@ -93,12 +93,10 @@ std::optional<Epoch> Epochs::Current() const {
 }
 
 std::string Epochs::Serialize(const std::vector<Record>& records) {
-  std::string stored(sizeof(uint64_t) + records.size() * sizeof(Record), '\0');
-  char* const first = stored.data() + sizeof(uint64_t);
-  std::memcpy(first, records.data(), records.size() * sizeof(Record));
-  const uint64_t checksum = XXH3_64bits(first, records.size() * sizeof(Record));
-  std::memcpy(stored.data(), &checksum, sizeof(checksum));
-  return stored;
+  const std::string_view bytes(reinterpret_cast<const char*>(records.data()),
+                               records.size() * sizeof(Record));
+  const uint64_t checksum = XXH3_64bits(bytes.data(), bytes.size());
+  return std::string(reinterpret_cast<const char*>(&checksum), sizeof(checksum)).append(bytes);
 }
 
 Status Epochs::Damaged(const std::string& what) const {
@@ -376,7 +374,7 @@ Status Epochs::ReadIds(
     if (stored.size() < sizeof(header)) return Damaged(what);
     std::memcpy(&header, stored.data(), sizeof(header));
     const std::string_view lists = stored.substr(sizeof(header));
-    if (lists.size() != header.rows * (sizeof(int64_t) + sizeof(Row)) ||
+    if (header.rows == 0 || lists.size() != header.rows * (sizeof(int64_t) + sizeof(Row)) ||
         XXH3_64bits(lists.data(), lists.size()) != header.checksum) {
       return Damaged(what);
     }

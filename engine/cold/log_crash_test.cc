@@ -22,8 +22,8 @@ constexpr bool kSkipped = true;
 constexpr bool kSkipped = false;
 #endif
 #if defined(RECIS_RANDOM_YIELDS)
-constexpr int64_t kStride = 5;  // sanitizers are slow
-constexpr int kPowerFailures = 100;
+constexpr int64_t kStride = 11;  // sanitizers are slow
+constexpr int kPowerFailures = 60;
 #else
 constexpr int64_t kStride = 1;
 constexpr int kPowerFailures = 600;

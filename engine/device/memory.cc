@@ -16,7 +16,6 @@
 namespace recis {
 namespace {
 
-constexpr size_t kLargePageBytes = size_t{2} << 20;
 std::atomic<bool> large_pages{false};
 
 std::byte* MapPages(size_t bytes) {
@@ -41,8 +40,8 @@ std::byte* MapLargePages(size_t bytes) {
 void SetLargePages(bool on) { large_pages.store(on, std::memory_order_relaxed); }
 bool LargePages() { return large_pages.load(std::memory_order_relaxed); }
 
-Result<Slab> Slab::Map(size_t bytes) {
-  const bool large = LargePages() && bytes >= kLargePageBytes;
+Result<Slab> Slab::Map(size_t bytes, bool large_pages) {
+  const bool large = large_pages && bytes >= kLargePageBytes;
   const size_t page = large ? kLargePageBytes : 4096;
   const size_t rounded = (bytes + page - 1) / page * page;
   std::byte* data = large ? MapLargePages(rounded) : MapPages(rounded);
@@ -51,12 +50,6 @@ Result<Slab> Slab::Map(size_t bytes) {
                        " bytes of memory: " + std::strerror(errno));
   }
   return Slab(data, rounded);
-}
-
-void Slab::Populate() {
-#if defined(MADV_POPULATE_WRITE)
-  madvise(data_, bytes_, MADV_POPULATE_WRITE);  // a refusal costs speed only
-#endif
 }
 
 void Slab::Discard(size_t offset) {

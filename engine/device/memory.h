@@ -11,11 +11,19 @@
 
 namespace recis {
 
+inline constexpr size_t kLargePageBytes = size_t{2} << 20;
+
+// Asks for 2 MiB pages for slabs mapped from now on. They speed up random reads of
+// small rows and make growth slower where the host must find the memory, so they are
+// off unless asked for.
+void SetLargePages(bool on);
+bool LargePages();
+
 // Zeroed pages from the system, returned to it at the end. Untouched pages cost nothing.
 class Slab {
  public:
-  // Large pages (see SetLargePages) are used for slabs of at least one of them.
-  static Result<Slab> Map(size_t bytes);
+  // Large pages are asked for if the slab has room for one.
+  static Result<Slab> Map(size_t bytes, bool large_pages = LargePages());
 
   Slab(Slab&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
@@ -25,10 +33,6 @@ class Slab {
     return *this;
   }
   ~Slab();
-
-  // Has the system find all pages now. Else a page that is read before it is written is
-  // found twice, and the second time stops every other processor.
-  void Populate();
 
   // Hands the pages from this offset on back to the system; they read as zeros again.
   void Discard(size_t offset);
@@ -42,12 +46,6 @@ class Slab {
   std::byte* data_;
   size_t bytes_;
 };
-
-// Asks for 2 MiB pages for slabs mapped from now on. They speed up random reads of
-// small rows and make growth slower where the host must find the memory, so they are
-// off unless asked for.
-void SetLargePages(bool on);
-bool LargePages();
 
 // A block of uninitialised memory that goes back to the cache at the end.
 class Buffer {

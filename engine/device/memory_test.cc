@@ -47,15 +47,6 @@ TEST(LargePagesAlignASlabAndKeepItZeroed) {
   EXPECT_EQ(small.value().bytes(), kMiB);  // too small for one
 }
 
-TEST(APopulatedSlabIsStillZeroedAndKeepsWhatIsThere) {
-  Slab slab = std::move(Slab::Map(kMiB).value());
-  slab.data()[5000] = std::byte{7};
-  slab.Populate();
-  EXPECT_EQ(static_cast<int>(slab.data()[5000]), 7);
-  slab.data()[5000] = std::byte{0};
-  EXPECT(IsZero(slab));
-}
-
 TEST(ASlabTheSystemRefusesIsAnError) {
   for (const bool large : {false, true}) {
     SetLargePages(large);

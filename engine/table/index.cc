@@ -21,35 +21,26 @@ constexpr double kMaxLoad = 0.85;
 constexpr double kGrowth = 1.5;
 
 constexpr int kLookahead = 16;  // buckets fetched ahead of an insert or erase
-constexpr size_t kSlabThreshold = size_t{128} << 10;
+// Of 256 partitions: an index of 4 MiB is worth large pages.
+constexpr size_t kPoolThreshold = size_t{16} << 10;
 constexpr int64_t kGrain = 2048;  // ids below which threads do not pay
 
 }  // namespace
 
-Result<Index::Buckets> Index::Buckets::Make(uint32_t count) {
+Result<Index::Buckets> Index::Buckets::Make(uint32_t count, ArrayPool& pool) {
   Buckets made;
   const size_t bytes = sizeof(Bucket) * count;
-  if (bytes >= kSlabThreshold) {
-    Result<Slab> slab = Slab::Map(bytes);
-    if (!slab.ok()) return slab.status();
-    made.slab_ = std::move(slab.value());
-    made.slab_->Populate();
-    made.data_ = reinterpret_cast<Bucket*>(made.slab_->data());
+  if (bytes >= kPoolThreshold) {
+    Result<ArrayPool::Array> array = pool.Get(bytes);
+    if (!array.ok()) return array.status();
+    made.pooled_ = std::move(array.value());
+    made.data_ = reinterpret_cast<Bucket*>(made.pooled_.data());
   } else {
-    made.data_ = new (std::nothrow) Bucket[count]{};
-    if (made.data_ == nullptr) return OutOfMemory("no memory for the id index");
+    made.heap_.reset(new (std::nothrow) Bucket[count]{});
+    if (made.heap_ == nullptr) return OutOfMemory("no memory for the id index");
+    made.data_ = made.heap_.get();
   }
   return made;
-}
-
-Index::Buckets& Index::Buckets::operator=(Buckets&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(slab_, other.slab_);
-  return *this;
-}
-
-Index::Buckets::~Buckets() {
-  if (!slab_) delete[] data_;
 }
 
 Index::Index() = default;
@@ -138,7 +129,7 @@ Status Index::Grow(int number, int64_t size) {
   do {
     grown.bucket_count = BucketsAfter(number, grown.growth++);
   } while (grown.bucket_count * (kMaxLoad * kPlaces) < static_cast<double>(size));
-  Result<Buckets> buckets = Buckets::Make(grown.bucket_count);
+  Result<Buckets> buckets = Buckets::Make(grown.bucket_count, pool_);
   if (!buckets.ok()) return buckets.status();
   grown.buckets = std::move(buckets.value());
   // A bucket follows from the hash by a monotone map, so both arrays are walked in order.
@@ -229,9 +220,11 @@ int64_t Index::size() const {
 }
 
 size_t Index::Bytes() const {
-  size_t buckets = 0;
-  for (const Partition& partition : partitions_) buckets += partition.bucket_count;
-  return sizeof(*this) + buckets * sizeof(Bucket);
+  size_t bytes = sizeof(*this) + pool_.bytes();
+  for (const Partition& partition : partitions_) {
+    if (!partition.buckets.pooled()) bytes += partition.bucket_count * sizeof(Bucket);
+  }
+  return bytes;
 }
 
 }  // namespace recis

@@ -20,12 +20,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <memory>
 
 #include "base/hash.h"
 #include "base/row.h"
 #include "base/status.h"
-#include "device/memory.h"
+#include "device/array_pool.h"
 
 namespace recis {
 
@@ -82,20 +82,17 @@ class Index {
   };
   static_assert(sizeof(Bucket) == 64);
 
-  // Zeroed buckets, from the heap while small and in pages of their own when large, so
-  // that outgrown arrays go back to the system.
+  // Zeroed buckets, from the heap while few and from the pool when many.
   class Buckets {
    public:
-    static Result<Buckets> Make(uint32_t count);
-    Buckets() = default;
-    Buckets(Buckets&& other) noexcept { *this = std::move(other); }
-    Buckets& operator=(Buckets&& other) noexcept;
-    ~Buckets();
+    static Result<Buckets> Make(uint32_t count, ArrayPool& pool);
     Bucket* data() const { return data_; }
+    bool pooled() const { return pooled_.data() != nullptr; }
 
    private:
     Bucket* data_ = nullptr;
-    std::optional<Slab> slab_;  // empty when data_ is of the heap
+    std::unique_ptr<Bucket[]> heap_;
+    ArrayPool::Array pooled_;
   };
 
   struct Partition {
@@ -129,6 +126,7 @@ class Index {
   template <class Body>
   void ForEachOwned(const int64_t* ids, int64_t n, Body body);
 
+  ArrayPool pool_;
   std::array<Partition, kPartitions> partitions_;
 };
 

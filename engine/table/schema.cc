@@ -1,5 +1,7 @@
 #include "table/schema.h"
 
+#include <cmath>
+
 #include "base/codec.h"
 
 namespace recis {
@@ -16,6 +18,12 @@ const char* NameOf(DType dtype) {
   constexpr const char* kNames[kDTypeCount] = {"float32", "float64", "float16", "bfloat16",
                                                "int8",    "int32",   "int64"};
   return kNames[static_cast<int>(dtype)];
+}
+
+bool Holds(DType dtype, double value) {
+  if (IsFloating(dtype)) return true;
+  const double limit = std::ldexp(1, static_cast<int>(8 * SizeOf(dtype)) - 1);
+  return std::trunc(value) >= -limit && std::trunc(value) < limit;
 }
 
 Result<int> Schema::IndexOf(const std::string& name) const {
@@ -35,6 +43,10 @@ Result<int> Schema::Add(Slot slot) {
       return InvalidArgument("slot '" + slot.name + "': shape " + ToString(slot.shape) +
                              " must have positive sizes and at most 2^30 elements");
     }
+  }
+  if (!Holds(slot.dtype, slot.initial)) {
+    return InvalidArgument("slot '" + slot.name + "': " + NameOf(slot.dtype) + " cannot start at " +
+                           std::to_string(slot.initial));
   }
   for (size_t i = 0; i < slots_.size(); ++i) {
     const Slot& other = slots_[i];

@@ -1,6 +1,8 @@
 #include "table/schema.h"
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "base/testing.h"
@@ -88,6 +90,22 @@ TEST(EveryTypeHasTheNameTorchGivesIt) {
   for (int i = 0; i < kDTypeCount; ++i) {
     EXPECT_EQ(std::string(NameOf(static_cast<DType>(i))), names[i]);
   }
+}
+
+TEST(AnIntegerSlotCannotStartBeyondItsLimits) {
+  Schema schema;
+  const double inf = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(Refusal(schema, Make("n", DType::kInt8, {1}, 128)),
+            "slot 'n': int8 cannot start at 128.000000");
+  for (const double initial : {-129.0, inf, -inf, std::nan("")}) {
+    Refusal(schema, Make("n", DType::kInt8, {1}, initial));
+  }
+  Refusal(schema, Make("n", DType::kInt32, {1}, 0x1p31));
+  Refusal(schema, Make("n", DType::kInt64, {1}, 0x1p63));
+  EXPECT(schema.Add(Make("a", DType::kInt8, {1}, -128.9)).ok());  // cut to a whole number
+  EXPECT(schema.Add(Make("b", DType::kInt8, {1}, 127)).ok());
+  EXPECT(schema.Add(Make("c", DType::kInt64, {1}, -0x1p63)).ok());
+  EXPECT(schema.Add(Make("d", DType::kFloat32, {1}, inf)).ok());
 }
 
 }  // namespace

@@ -31,6 +31,10 @@ Result<std::shared_ptr<Table>> Table::MakeEmpty(TableOptions options,
                            std::to_string(made.block_rows) + " rows is too large");
   }
   table->gradient_ = std::make_unique<Gradient>(made.dtype, table->schema_.slots()[0].count);
+  if (!Holds(made.dtype, made.draw.shift)) {
+    return InvalidArgument("table '" + made.name + "': " + NameOf(made.dtype) +
+                           " cannot start at " + std::to_string(made.draw.shift));
+  }
   return table;
 }
 

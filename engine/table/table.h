@@ -135,6 +135,8 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // values: (n, *slot shape) of the rows; fails without effect if a row is not live.
   Status ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const;
   Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
+  // Adds to an int64 slot, repeats summed. Fails without effect if a row is not live.
+  Status AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values);
   // Row order, [capacity, *slot shape]; rows that are not live read as zeros.
   Status ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const;
   // REQUIRES: the table is in memory.

@@ -86,6 +86,29 @@ Status Table::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byt
       });
 }
 
+Status Table::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values) {
+  WriteLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
+  RECIS_RETURN_IF_ERROR(CheckSlot(slot));
+  const Slot& counter = schema_.slots()[slot];
+  if (counter.dtype != DType::kInt64) {
+    return InvalidArgument("table '" + options_.name + "': slot '" + counter.name + "' holds " +
+                           NameOf(counter.dtype) + ": only int64 slots can be added to");
+  }
+  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
+  const std::vector<Row> wanted(rows, rows + n);
+  return records_->Update(
+      wanted.data(), n, Records::Use::kChange, [&](int64_t first, int64_t count) {
+        for (int64_t i = first; i < first + count; ++i) {
+          // Unsigned, so that an overflow wraps as it does in torch.
+          auto* sums = reinterpret_cast<uint64_t*>(records_->At(wanted[i]) + counter.offset);
+          for (int64_t k = 0; k < counter.count; ++k) {
+            sums[k] += static_cast<uint64_t>(values[i * counter.count + k]);
+          }
+        }
+      });
+}
+
 Status Table::ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const {
   ReadLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Usable());

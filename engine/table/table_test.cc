@@ -275,5 +275,15 @@ TEST(ABatchTooLargeForItsPositionsIsRefused) {
   EXPECT_EQ(table->Stats().lookups, 0);
 }
 
+TEST(AnIntegerTableCannotStartBeyondItsLimits) {
+  const auto make = [](double first) {
+    return Table::Make(
+        {.name = "t", .dtype = DType::kInt32, .shape = {1}, .draw = {.shift = first}});
+  };
+  EXPECT_EQ(make(0x1p31).status().message(), "table 't': int32 cannot start at 2147483648.000000");
+  EXPECT(make(0x1p31).status().code() == Code::kInvalidArgument);
+  EXPECT(make(-0x1p31).ok());
+}
+
 }  // namespace
 }  // namespace recis

@@ -233,6 +233,26 @@ TEST(SlotsAreReadAndWrittenByRow) {
   EXPECT_EQ(WholeSlot(*table), (Values{3, 4, 0, 0, 5, 6, 0, 0, 0, 0}));
 }
 
+TEST(WhatIsAddedToACounterIsSummed) {
+  const auto table = Pairs();
+  Lookup(*table, {1, 2, 3});
+  Slot counter;
+  counter.name = "count";
+  counter.dtype = DType::kInt64;
+  counter.shape = {2};
+  counter.initial = 5;
+  const int slot = table->AddSlot(counter).value();
+  const Ids rows = {2, 0, 2}, values = {1, 2, 3, 4, INT64_MAX, -9}, gone = {0, 3};
+  EXPECT(table->AddToSlot(slot, rows.data(), 3, values.data()).ok());
+  EXPECT(table->AddToSlot(slot, gone.data(), 2, values.data()).code() == Code::kOutOfRange);
+  EXPECT(table->AddToSlot(0, rows.data(), 3, values.data()).code() == Code::kInvalidArgument);
+  EXPECT(table->AddToSlot(2, rows.data(), 3, values.data()).code() == Code::kOutOfRange);
+  Ids sums(6);
+  const Ids all = {0, 1, 2};
+  EXPECT(table->ReadSlot(slot, all.data(), 3, reinterpret_cast<std::byte*>(sums.data())).ok());
+  EXPECT_EQ(sums, (Ids{8, 9, 5, 5, INT64_MIN + 5, -2}));
+}
+
 TEST(ABlockIsAViewThatOutlivesClear) {
   const auto table = Pairs();
   Lookup(*table, {1, 2, 3, 4, 5, 6});

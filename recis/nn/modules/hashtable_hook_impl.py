@@ -235,8 +235,7 @@ class FrequencyFilterHookImpl(BaseFilterHookImpl):
 
     @override
     def observe(self, rows: Tensor, counts: Tensor) -> None:
-        frequency = self._ht.get_slot(str(self._name))
-        frequency.write(rows, frequency.read(rows) + counts.view(-1, 1))
+        self._ht.get_slot(str(self._name)).add(rows, counts.view(-1, 1))
 
     @override
     def filter(self, ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
