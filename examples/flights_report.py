@@ -28,7 +28,7 @@ class Run:
         self.name = name
         self.flights = flights
         self.logits = torch.zeros(len(flights.late))
-        self.days: list[dict[str, int]] = []  # the embedding's counters, then and at the end
+        self.days: list[dict[str, float]] = []  # the embedding's counters, then and at the end
 
     def quality(self, begin: float, end: float = np.inf) -> tuple[float, float]:
         """AUC and log loss of the flights that should depart from minute `begin` to `end`."""
@@ -48,28 +48,38 @@ def _auc(late: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
 
 
 @contextmanager
-def replay_progress(run: Run) -> Iterator[Callable[[int, dict[str, int]], None]]:
+def replay_progress(run: Run) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Shows a bar; the function it gives takes note of a day. A log gets one line at the end."""
     departs = run.flights.departs
     columns = (
         TextColumn("{task.description:20}"),
         BarColumn(10),
         TextColumn("loss {task.fields[loss]:.3f} AUC {task.fields[auc]:.3f}"),
-        TextColumn("{task.fields[speed]:6,.0f} flights/s {task.fields[rows]:7,} ids"),
+        TextColumn("{task.fields[pace]} {task.fields[rows]:7,} ids"),
     )
     with Progress(*columns) as progress:
-        task = progress.add_task(run.name, total=len(departs), loss=0.0, auc=0.5, speed=0, rows=0)
+        task = progress.add_task(run.name, total=len(departs), loss=0.0, auc=0.5, pace="", rows=0)
         start = perf_counter()
 
-        def show(hour: int, stats: dict[str, int]) -> None:
+        def show(hour: int, stats: dict[str, float]) -> None:
             now = (hour + 1) * 60
             done = int(departs.searchsorted(now))
             auc, loss = run.quality(now - WINDOW_MINUTES, now)
             run.days.append(stats)
-            speed, rows = done / (perf_counter() - start), stats["rows"]
-            progress.update(task, completed=done, loss=loss, auc=auc, speed=speed, rows=rows)
+            pace = _traffic(stats) or f"{done / (perf_counter() - start):6,.0f} flights/s"
+            rows = int(stats["rows"])
+            progress.update(task, completed=done, loss=loss, auc=auc, pace=pace, rows=rows)
 
         yield show
+
+
+def _traffic(stats: dict[str, float]) -> str:
+    """Of a store: how many of the ids asked for were hot, and what went to disk and back."""
+    if "reads" not in stats:
+        return ""
+    hot = 1 - stats["reads"] / max(stats["hits"], 1)
+    moved_mb = (stats["bytes_read"] + stats["bytes_written"]) / 1e6
+    return f"{hot:4.0%} hot {moved_mb:4,.0f} MB moved"
 
 
 def report(runs: list[Run]) -> None:

@@ -240,9 +240,10 @@ class Store:
 
     def _parts(self) -> tuple[bytes, bytes] | None:
         """The user's part of what was committed and the hooks'."""
+        engine = self._opened()
         if self._current is None:
             return None
-        data = self._opened().state()
+        data = engine.state()
         magic, version, size = _HEADER.unpack_from(data)
         if magic != _MAGIC or version != _VERSION:
             raise RuntimeError(

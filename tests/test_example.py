@@ -57,6 +57,13 @@ def test_every_variant_predicts_better_than_chance(outcome):
         assert 0.6 < float(auc) < 0.9, name
 
 
+def test_the_killed_training_ends_where_the_other_does(outcome):
+    _, _, run = outcome
+    assert "Killed in hour 455; the last commit is of hour 336." in run.stdout
+    assert "bit for bit, all 66,053 rows of it" in run.stdout
+    assert re.search(r"recis, resumed .* \d\d% hot +\d+ MB moved", run.stdout)
+
+
 def test_curves_are_a_png(outcome):
     curves, _, _ = outcome
     assert curves.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
