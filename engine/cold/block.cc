@@ -73,12 +73,16 @@ uint32_t Block::Add(int64_t id, Row row, const std::byte* record) {
   return position;
 }
 
-void Block::Seal(Sequence sequence) {
+void Block::Close(Sequence sequence) {
   RECIS_CHECK(rows_ > 0);
   sequence_ = sequence;
+}
+
+void Block::Seal() {
   for (uint32_t position = 0; position < rows_; ++position) {
+    const EntryHeader header{0, id(position), row(position), 0};
     const uint64_t checksum =
-        Checksum(entry(position), record(position), record_bytes_, sequence, position);
+        Checksum(header, record(position), record_bytes_, sequence_, position);
     std::memcpy(value_.data() + OffsetOf(position, record_bytes_), &checksum, sizeof(checksum));
   }
   BlockHeader header;
@@ -94,15 +98,19 @@ void Block::Seal(Sequence sequence) {
 
 size_t Block::value_bytes() const { return ValueBytes(rows_, record_bytes_); }
 
-EntryHeader Block::entry(uint32_t position) const {
-  EntryHeader header;
-  std::memcpy(&header, value_.data() + OffsetOf(position, record_bytes_), sizeof(header));
-  return header;
+int64_t Block::id(uint32_t position) const {
+  int64_t id;
+  std::memcpy(&id, value_.data() + OffsetOf(position, record_bytes_) + offsetof(EntryHeader, id),
+              sizeof(id));
+  return id;
 }
 
-int64_t Block::id(uint32_t position) const { return entry(position).id; }
-
-Row Block::row(uint32_t position) const { return entry(position).row; }
+Row Block::row(uint32_t position) const {
+  Row row;
+  std::memcpy(&row, value_.data() + OffsetOf(position, record_bytes_) + offsetof(EntryHeader, row),
+              sizeof(row));
+  return row;
+}
 
 const std::byte* Block::record(uint32_t position) const {
   return value_.data() + OffsetOf(position, record_bytes_) + sizeof(EntryHeader);

@@ -8,8 +8,8 @@
 // and position, so one row can be read alone and known to be the right one. The header's
 // covers the header. docs/format.md has every byte.
 //
-// Threads: Add() and Seal() by one; a sealed block is read-only. Entries already added may be
-//   read while others are added under the same lock.
+// Threads: Add(), Close() and Seal() by one at a time. Ids, rows and records of a closed block may
+//   be read by any, also while it is sealed.
 #pragma once
 
 #include <cstddef>
@@ -67,14 +67,16 @@ class Block {
 
   // Appends a record and returns its position. REQUIRES: !full().
   uint32_t Add(int64_t id, Row row, const std::byte* record);
-  // Gives the block its place in the log and writes the checksums; nothing is added after it.
-  // REQUIRES: rows() > 0.
-  void Seal(Sequence sequence);
+  // Gives the block its place in the log; nothing is added after it. REQUIRES: rows() > 0.
+  void Close(Sequence sequence);
+  // Writes header and checksums. Touches nothing that id(), row() and record() read. REQUIRES:
+  // closed.
+  void Seal();
 
   bool full() const { return rows_ == capacity_; }
   uint32_t rows() const { return rows_; }
   uint32_t table() const { return table_; }
-  Sequence sequence() const { return sequence_; }  // 0 until sealed
+  Sequence sequence() const { return sequence_; }  // 0 until closed
   size_t record_bytes() const { return record_bytes_; }
   int64_t id(uint32_t position) const;
   Row row(uint32_t position) const;
@@ -84,8 +86,6 @@ class Block {
   size_t value_bytes() const;
 
  private:
-  EntryHeader entry(uint32_t position) const;
-
   uint32_t table_;
   Sequence sequence_ = 0;
   size_t record_bytes_;

@@ -30,7 +30,7 @@ TEST(AValueFillsPagesOfLmdbExactly) {
 TEST(AShortBlockTakesFewerPages) {
   Block block(7, 768, Block::RowsFor(768, Block::ValueBytesFor(768)));
   block.Add(5, 6, RecordOf(5, 1, 768).data());
-  block.Seal(1);
+  block.Close(1);
   EXPECT_EQ(block.value_bytes(), 4080u);
 }
 

@@ -76,14 +76,14 @@ Sequence BlockWriter::EndSequence() const {
   return next_;
 }
 
-void BlockWriter::Append(std::shared_ptr<const Block> block) {
+void BlockWriter::Append(std::shared_ptr<Block> block, size_t queue_bytes) {
   Yielding<std::unique_lock<std::mutex>> lock(mutex_);
   RECIS_CHECK(block->sequence() >= appended_ && block->sequence() < next_);
   appended_ = block->sequence() + 1;
   queued_bytes_ += block->value_bytes();
   queue_.push_back(std::move(block));
   if (Due()) work_.notify_one();
-  progress_.wait(lock, [this] { return queued_bytes_ <= queue_bytes_ || !failure_.ok(); });
+  progress_.wait(lock, [&] { return queued_bytes_ <= queue_bytes || !failure_.ok(); });
 }
 
 Status BlockWriter::Ready() {
@@ -107,7 +107,7 @@ Status BlockWriter::Drain() {
 }
 
 void BlockWriter::Discard(Sequence sequence) {
-  std::shared_ptr<const Block> block;  // let go of without the lock
+  std::shared_ptr<Block> block;  // let go of without the lock
   std::lock_guard<std::mutex> lock(mutex_);
   const auto waiting = queue_.begin() + static_cast<ptrdiff_t>(being_written_);
   const auto found =
@@ -150,7 +150,7 @@ void BlockWriter::Run() {
   for (;;) {
     work_.wait(lock, [&] { return closing_ || Due(); });
     if (closing_) return;
-    std::vector<std::shared_ptr<const Block>> blocks;
+    std::vector<std::shared_ptr<Block>> blocks;
     size_t bytes = 0;
     for (; blocks.size() < queue_.size() && bytes < transaction_bytes_;
          bytes += blocks.back()->value_bytes()) {
@@ -181,8 +181,9 @@ void BlockWriter::Run() {
   }
 }
 
-Status BlockWriter::WriteSome(const std::vector<std::shared_ptr<const Block>>& blocks,
+Status BlockWriter::WriteSome(const std::vector<std::shared_ptr<Block>>& blocks,
                               const std::vector<Garbage>& garbage) {
+  for (const auto& block : blocks) block->Seal();
   return database_->Write([&](Transaction& transaction) -> Status {
     for (const auto& block : blocks) {
       const Sequence sequence = block->sequence();

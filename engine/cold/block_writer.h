@@ -44,7 +44,7 @@ class BlockWriter {
 
   Sequence NextSequence();
   Sequence EndSequence() const;
-  void Append(std::shared_ptr<const Block> block);
+  void Append(std::shared_ptr<Block> block, size_t queue_bytes);
   Status Ready();
   Sequence durable() const;
   Status Drain();
@@ -58,7 +58,7 @@ class BlockWriter {
  private:
   void Run();
   bool Due() const;  // REQUIRES: mutex_
-  Status WriteSome(const std::vector<std::shared_ptr<const Block>>& blocks,
+  Status WriteSome(const std::vector<std::shared_ptr<Block>>& blocks,
                    const std::vector<Garbage>& garbage);
   // Has the thread write all of the queue, and waits until `done` or a failure.
   template <class Done>
@@ -68,7 +68,7 @@ class BlockWriter {
   const size_t transaction_bytes_, queue_bytes_;
   mutable std::mutex mutex_;
   std::condition_variable work_, progress_;
-  std::deque<std::shared_ptr<const Block>> queue_;  // GUARDED_BY(mutex_), as is what follows
+  std::deque<std::shared_ptr<Block>> queue_;  // GUARDED_BY(mutex_), as is what follows
   std::vector<Garbage> garbage_;
   size_t being_written_ = 0;  // blocks at the front of the queue, garbage at the front of its
   size_t being_removed_ = 0;

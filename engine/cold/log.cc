@@ -86,8 +86,8 @@ Sequence Log::NextSequence() { return Writable().ok() ? rooms_->writer->NextSequ
 
 Sequence Log::EndSequence() const { return Writable().ok() ? rooms_->writer->EndSequence() : 0; }
 
-void Log::Append(std::shared_ptr<const Block> block) {
-  if (Writable().ok()) rooms_->writer->Append(std::move(block));
+void Log::Append(std::shared_ptr<Block> block, size_t queue_bytes) {
+  if (Writable().ok()) rooms_->writer->Append(std::move(block), queue_bytes);
 }
 
 Status Log::Ready() {

@@ -104,8 +104,10 @@ class Log {
   Sequence NextSequence();
   // The next sequence that will be given out.
   Sequence EndSequence() const;
-  // Queues a sealed block, waiting while too many are queued and can be written.
-  void Append(std::shared_ptr<const Block> block);
+  // Queues a closed block, waiting while more than this, of bytes, are queued and can be written.
+  // The block is sealed when its turn comes.
+  void Append(std::shared_ptr<Block> block, size_t queue_bytes);
+  void Append(std::shared_ptr<Block> block) { Append(std::move(block), options_.queue_bytes); }
   // Whether more may be queued: an error (the disk is full, say) if too much is queued already
   // and cannot be written. Tries again.
   Status Ready();

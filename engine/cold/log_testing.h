@@ -79,7 +79,8 @@ inline std::shared_ptr<Block> BlockOf(Sequence sequence, int64_t first, uint32_t
     const int64_t id = first + i;
     block->Add(id, static_cast<Row>(id), RecordOf(id, salt, record_bytes).data());
   }
-  block->Seal(sequence);
+  block->Close(sequence);
+  block->Seal();
   return block;
 }
 

@@ -44,9 +44,9 @@ Location Catalog::Add(BlockNumber number, int64_t id, Row row, const std::byte* 
   return Location::Cold(number, position);
 }
 
-void Catalog::Seal(BlockNumber number, Sequence sequence) {
+void Catalog::Close(BlockNumber number, Sequence sequence) {
   Entry& entry = entries_[number];
-  entry.block->Seal(sequence);
+  entry.block->Close(sequence);
   entry.sequence = sequence;
   entry.value_bytes = entry.block->value_bytes();
   block_bytes_ += static_cast<int64_t>(entry.value_bytes);

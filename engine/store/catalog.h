@@ -5,7 +5,7 @@
 //
 // Threads: const methods from any while no other runs; the rest by one thread at a time.
 // Invariants:
-//  (1) A block is dead when it is sealed and has no live entry. A dead block that no epoch
+//  (1) A block is dead when it is closed and has no live entry. A dead block that no epoch
 //      knows is given up at once, any other one when both retained epochs know it as dead.
 //  (2) changed() blocks are exactly those whose liveness differs from the last Collect().
 #pragma once
@@ -28,7 +28,7 @@ namespace recis {
 class Catalog {
  public:
   struct Entry {
-    Sequence sequence = 0;  // 0: not sealed yet
+    Sequence sequence = 0;  // 0: still being filled
     uint32_t table = 0;
     uint32_t rows = 0;  // entries so far
     uint32_t live_rows = 0;
@@ -45,7 +45,7 @@ class Catalog {
   // Appends a live entry to it.
   Location Add(BlockNumber number, int64_t id, Row row, const std::byte* record);
   // Nothing more goes into it. REQUIRES: it has a live entry.
-  void Seal(BlockNumber number, Sequence sequence);
+  void Close(BlockNumber number, Sequence sequence);
   // Gives up a block that was being filled. REQUIRES: it has no live entry.
   void Abandon(BlockNumber number) { Forget(number); }
   // Takes in a block of the log as of the opened epoch.
@@ -63,7 +63,7 @@ class Catalog {
   std::vector<Sequence> TakeDiscards();
 
   // Adds what changed since the last call to `changes`: for the commit of an epoch whose
-  // blocks are those sealed so far.
+  // blocks are those closed so far.
   void Collect(Changes* changes);
   // The commit collected last is durable: its dead blocks are forgotten.
   void Committed();
@@ -94,7 +94,7 @@ class Catalog {
   std::vector<Entry> entries_;
   std::vector<BlockNumber> unused_;
   std::vector<BlockNumber> changed_;
-  std::deque<std::pair<BlockNumber, Sequence>> queued_;  // sealed, in memory, ascending
+  std::deque<std::pair<BlockNumber, Sequence>> queued_;  // closed, in memory, ascending
   std::vector<Sequence> discards_;
   // Dead blocks on their way out: not yet collected, collected by a commit that is not durable
   // yet, known as dead by the last epoch.

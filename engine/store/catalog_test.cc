@@ -11,20 +11,20 @@ namespace {
 constexpr size_t kRecordBytes = 48;
 constexpr uint32_t kTable = 7;
 
-// A sealed block of `rows` live entries, rows from `first`.
-struct Sealed {
+// A closed block of `rows` live entries, rows from `first`.
+struct Closed {
   BlockNumber number;
   std::vector<Location> entries;
 };
-Sealed Fill(Catalog& catalog, Sequence sequence, int rows, Row first = 0) {
-  Sealed sealed{catalog.Open(kTable, kRecordBytes), {}};
+Closed Fill(Catalog& catalog, Sequence sequence, int rows, Row first = 0) {
+  Closed closed{catalog.Open(kTable, kRecordBytes), {}};
   const std::vector<std::byte> record(kRecordBytes, std::byte{1});
   for (int i = 0; i < rows; ++i) {
     const Row row = first + static_cast<Row>(i);
-    sealed.entries.push_back(catalog.Add(sealed.number, -int64_t{row}, row, record.data()));
+    closed.entries.push_back(catalog.Add(closed.number, -int64_t{row}, row, record.data()));
   }
-  catalog.Seal(sealed.number, sequence);
-  return sealed;
+  catalog.Close(closed.number, sequence);
+  return closed;
 }
 
 Changes Commit(Catalog& catalog) {
@@ -36,7 +36,7 @@ Changes Commit(Catalog& catalog) {
 
 TEST(AnEntryIsLiveUntilItIsKilled) {
   Catalog catalog;
-  const Sealed block = Fill(catalog, 1, 10);
+  const Closed block = Fill(catalog, 1, 10);
   EXPECT_EQ(catalog.live_rows(), 10);
   catalog.Kill(block.entries[9]);
   EXPECT(!catalog.Live(block.number, 9));
@@ -47,7 +47,7 @@ TEST(AnEntryIsLiveUntilItIsKilled) {
 
 TEST(OnlyWhatChangedIsCollected) {
   Catalog catalog;
-  const Sealed one = Fill(catalog, 1, 10), two = Fill(catalog, 2, 10);
+  const Closed one = Fill(catalog, 1, 10), two = Fill(catalog, 2, 10);
   EXPECT_EQ(Commit(catalog).liveness.size(), 2u);
   EXPECT_EQ(Commit(catalog).liveness.size(), 0u);
   catalog.Kill(two.entries[0]);
@@ -61,7 +61,7 @@ TEST(OnlyWhatChangedIsCollected) {
 
 TEST(ABlockThatNoEpochKnowsGoesAtOnce) {
   Catalog catalog;
-  const Sealed block = Fill(catalog, 5, 2);
+  const Closed block = Fill(catalog, 5, 2);
   catalog.Kill(block.entries[0]);
   EXPECT(catalog.TakeDiscards().empty());
   catalog.Kill(block.entries[1]);
@@ -74,7 +74,7 @@ TEST(ABlockThatNoEpochKnowsGoesAtOnce) {
 
 TEST(ABlockThatAnEpochKnowsGoesWhenBothKnowItAsDead) {
   Catalog catalog;
-  const Sealed block = Fill(catalog, 1, 1);
+  const Closed block = Fill(catalog, 1, 1);
   Commit(catalog);
   catalog.Kill(block.entries[0]);
   EXPECT(catalog.TakeDiscards().empty());
@@ -88,7 +88,7 @@ TEST(ABlockThatAnEpochKnowsGoesWhenBothKnowItAsDead) {
 
 TEST(AFailedCommitDeletesNothingThatTheLastEpochNeeds) {
   Catalog catalog;
-  const Sealed block = Fill(catalog, 1, 1);
+  const Closed block = Fill(catalog, 1, 1);
   Commit(catalog);
   catalog.Kill(block.entries[0]);
   Changes failed;
@@ -103,7 +103,7 @@ TEST(AFailedCommitDeletesNothingThatTheLastEpochNeeds) {
 
 TEST(ANumberIsReusedWithoutMixingUpItsBlocks) {
   Catalog catalog;
-  const Sealed first = Fill(catalog, 1, 1);
+  const Closed first = Fill(catalog, 1, 1);
   catalog.Kill(first.entries[0]);
   const BlockNumber again = catalog.Open(kTable, kRecordBytes);
   EXPECT_EQ(again, first.number);
@@ -111,7 +111,7 @@ TEST(ANumberIsReusedWithoutMixingUpItsBlocks) {
   catalog.Add(again, 1, 1, record.data());
   catalog.Durable(2);  // of the first: the second is still being filled
   EXPECT(catalog.at(again).block != nullptr);
-  catalog.Seal(again, 2);
+  catalog.Close(again, 2);
   catalog.Durable(2);
   EXPECT(catalog.at(again).block != nullptr);
   catalog.Durable(3);
@@ -132,7 +132,7 @@ TEST(RecoveryCountsWhatIsLive) {
 
 TEST(TheDeadestBlocksAreCleanedFirst) {
   Catalog catalog;
-  std::vector<Sealed> blocks;
+  std::vector<Closed> blocks;
   for (Sequence sequence = 1; sequence <= 4; ++sequence) {
     blocks.push_back(Fill(catalog, sequence, 200, static_cast<Row>(sequence * 200)));
   }

@@ -21,7 +21,7 @@ using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
 constexpr double kWasteful = 1.7, kThrifty = 1.5;
 constexpr int64_t kSlackBytes = 128 << 10;  // small stores are not worth it
 // Blocks rewritten for each block written, and at least.
-constexpr int64_t kCleanedPerSealed = 3, kMinCleaned = 4;
+constexpr int64_t kCleanedPerAppended = 3, kMinCleaned = 4;
 
 constexpr char kTableKey[] = "table/";
 
@@ -103,6 +103,13 @@ void Store::Break(const Status& cause) {
           ". The last commit is intact: open the store again to go on from it");
 }
 
+// Tables wait only until their changed rows are copied, if memory allows: as much as a quarter of
+// the budget.
+size_t Store::CommitQueueBytes() const {
+  const auto quarter = static_cast<size_t>(options_.hot_bytes / 4);
+  return std::max(options_.log.queue_bytes, quarter);
+}
+
 Result<Epoch> Store::Commit(int64_t step, std::string state) {
   const std::lock_guard<std::mutex> one(commit_mutex_);
   const auto start = std::chrono::steady_clock::now();
@@ -115,6 +122,7 @@ Result<Epoch> Store::Commit(int64_t step, std::string state) {
     Changes changes;
     changes.step = step;
     changes.state = std::move(state);
+    queue_bytes_ = CommitQueueBytes();
     for (const auto& [name, member] : members_) {
       member->tier().Flush();
       const std::string key = KeyOf(tables_.at(name), "");
@@ -123,6 +131,7 @@ Result<Epoch> Store::Commit(int64_t step, std::string state) {
       for (auto& [part, value] : values) changes.values.emplace_back(key + part, std::move(value));
       changes.values.emplace_back(key.substr(0, key.size() - 1), name);
     }
+    queue_bytes_ = options_.log.queue_bytes;
     catalog_.Collect(&changes);
     Merge(std::move(changes), &unsaved_);
     end = log_->EndSequence();
@@ -232,11 +241,11 @@ Status Store::ForEachEntry(uint32_t table,
                        });
 }
 
-void Store::SealAndAppend(BlockNumber number) {
+void Store::Append(BlockNumber number) {
   if (catalog_.at(number).live_rows == 0) return catalog_.Abandon(number);
-  catalog_.Seal(number, log_->NextSequence());
-  ++sealed_;
-  log_->Append(catalog_.at(number).block);
+  catalog_.Close(number, log_->NextSequence());
+  ++appended_;
+  log_->Append(catalog_.at(number).block, queue_bytes_);
   catalog_.Durable(log_->durable());
 }
 
@@ -278,7 +287,7 @@ Tier* Store::TierOf(uint32_t table) const {
 void Store::CleanSome() {
   for (const Sequence sequence : catalog_.TakeDiscards()) log_->Discard(sequence);
   if (!catalog_.Wasteful(kWasteful, kSlackBytes)) {
-    sealed_ = 0;
+    appended_ = 0;
     return;
   }
   if (to_clean_.empty()) {
@@ -288,7 +297,7 @@ void Store::CleanSome() {
     }
     std::reverse(to_clean_.begin(), to_clean_.end());
   }
-  int64_t left = std::max(kMinCleaned, kCleanedPerSealed * std::exchange(sealed_, 0));
+  int64_t left = std::max(kMinCleaned, kCleanedPerAppended * std::exchange(appended_, 0));
   while (left-- > 0 && !to_clean_.empty()) {
     const auto [number, sequence] = to_clean_.back();
     to_clean_.pop_back();

@@ -111,8 +111,8 @@ class Store {
   const Catalog& catalog() const { return catalog_; }
   Log& log() { return *log_; }
   const Log& log() const { return *log_; }
-  // Seals a block and queues it, or gives it up if it has no live entry.
-  void SealAndAppend(BlockNumber number);
+  // Closes a block and queues it, or gives it up if it has no live entry.
+  void Append(BlockNumber number);
   // A change was cut short: nothing may be changed or committed any more.
   void Break(const Status& cause);
   // Hands out hot bytes: the most blocks of `block_bytes` the table may have more, up to
@@ -126,6 +126,7 @@ class Store {
   explicit Store(StoreOptions options);
   Status Recover();
   Status CheckOpen() const;
+  size_t CommitQueueBytes() const;
   Tier* TierOf(uint32_t table) const;
 
   static constexpr size_t kMaxTasks = 8;
@@ -137,10 +138,12 @@ class Store {
   Catalog catalog_;                         // GUARDED_BY(mutex_)
   std::map<std::string, uint32_t> tables_;  // GUARDED_BY(mutex_)
   std::map<std::string, std::shared_ptr<StoreMember>> members_;  // GUARDED_BY(mutex_)
-  int64_t hot_bytes_ = 0;                                        // GUARDED_BY(mutex_)
-  std::vector<std::pair<BlockNumber, Sequence>> to_clean_;       // GUARDED_BY(mutex_)
-  int64_t sealed_ = 0;   // GUARDED_BY(mutex_): since CleanSome()
-  Status broken_;        // GUARDED_BY(mutex_)
+  size_t queue_bytes_ =
+      options_.log.queue_bytes;  // GUARDED_BY(mutex_): above which appending waits
+  int64_t hot_bytes_ = 0;        // GUARDED_BY(mutex_)
+  std::vector<std::pair<BlockNumber, Sequence>> to_clean_;  // GUARDED_BY(mutex_)
+  int64_t appended_ = 0;                                    // GUARDED_BY(mutex_): since CleanSome()
+  Status broken_;                                           // GUARDED_BY(mutex_)
   const uint64_t fork_generation_;
   StoreStats stats_;  // GUARDED_BY(mutex_)
   Worker worker_{kMaxTasks};

@@ -119,12 +119,12 @@ Location Tier::Pack(int64_t id, Row row, const std::byte* record) {
   Catalog& catalog = store_.catalog();
   if (!open_) open_ = catalog.Open(table_, layout_.used_bytes);
   const Location where = catalog.Add(*open_, id, row, record);
-  if (catalog.at(*open_).block->full()) SealOpenBlock();
+  if (catalog.at(*open_).block->full()) AppendOpenBlock();
   return where;
 }
 
-void Tier::SealOpenBlock() {
-  if (open_) store_.SealAndAppend(*std::exchange(open_, std::nullopt));
+void Tier::AppendOpenBlock() {
+  if (open_) store_.Append(*std::exchange(open_, std::nullopt));
 }
 
 void Tier::Recover(Row row, Location cold) {
@@ -303,14 +303,14 @@ void Tier::Flush() {
     copy_[frame] = Pack(member_.IdOf(row_of_[frame]), row_of_[frame], arena_.At(frame));
     dirty_[frame] = 0;
   }
-  SealOpenBlock();
+  AppendOpenBlock();
 }
 
 Status Tier::ChangeLayout(RecordLayout layout) {
   for (Frame frame = 0; frame < clock_.size(); ++frame) {
     if (clock_.used(frame)) Spill(frame);
   }
-  SealOpenBlock();
+  AppendOpenBlock();
   const RecordLayout old = std::exchange(layout_, std::move(layout));
   const int64_t old_bytes = static_cast<int64_t>(clock_.size() * old.record_bytes);
   store_.GiveBack(old_bytes);
@@ -368,17 +368,16 @@ void Tier::GiveUp(int64_t bytes) {
 Status Tier::Clean(BlockNumber number) {
   const Catalog& catalog = store_.catalog();
   const Catalog::Entry entry = catalog.at(number);
+  // One that is queued still will be durable soon enough.
+  if (entry.block) return {};
   std::vector<std::byte> value;
-  if (!entry.block) {
-    RECIS_RETURN_IF_ERROR(store_.log().ReadBlock(
-        {entry.sequence, entry.table, entry.rows, entry.record_bytes, entry.live}, &value));
-  }
-  const std::byte* base = entry.block ? entry.block->value() : value.data();
+  RECIS_RETURN_IF_ERROR(store_.log().ReadBlock(
+      {entry.sequence, entry.table, entry.rows, entry.record_bytes, entry.live}, &value));
   std::vector<std::byte> record = layout_.new_record;
   for (uint32_t position = 0; position < entry.rows; ++position) {
     if (!catalog.Live(number, position)) continue;
     EntryHeader header;
-    const std::byte* at = base + Block::OffsetOf(position, entry.record_bytes);
+    const std::byte* at = value.data() + Block::OffsetOf(position, entry.record_bytes);
     std::memcpy(&header, at, sizeof(header));
     const Location here = Location::Cold(number, position);
     Location& where = locations_[header.row];
@@ -406,7 +405,7 @@ void Tier::Clear() {
       if (!catalog.at(number).in_use) break;
     }
   }
-  SealOpenBlock();
+  AppendOpenBlock();
   locations_.Clear();
   cold_rows_ = 0;
   const auto frames = clock_.size();

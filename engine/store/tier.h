@@ -86,7 +86,7 @@ class Tier {
   void Free(Row row);
   void Clear();
 
-  // Gives every record a valid cold copy in a sealed block.
+  // Gives every record a valid cold copy in a closed block.
   void Flush();
   // Spills everything; then records have this layout.
   Status ChangeLayout(RecordLayout layout);
@@ -121,7 +121,7 @@ class Tier {
   void FreeFrame(Frame frame);
   void Spill(Frame frame);
   Location Pack(int64_t id, Row row, const std::byte* record);
-  void SealOpenBlock();
+  void AppendOpenBlock();
   void MarkDirty(const Row* rows, int64_t n);
   ReadRequest RequestFor(const Miss& miss) const;
   Status Fetch(const std::vector<Miss>& misses) const;
