@@ -136,6 +136,17 @@ def test_another_schema_is_named(committed, options, words):
         assert len(table_in(store)) == 3
 
 
+@pytest.mark.parametrize("options", [{"seed": 1}, {"block_size": 7}], ids=str)
+def test_a_table_of_an_open_store_is_made_again_as_it_was_or_not_at_all(committed, options):
+    with Store(committed) as store:
+        table_in(store)
+        with pytest.raises(ValueError, match=r"'t' .*another block_size, initializer or seed"):
+            table_in(store, **options)
+        assert len(table_in(store)) == 3
+    with Store(committed) as store:
+        assert len(table_in(store, **options)) == 3
+
+
 def test_a_budget_below_one_block_is_named(path):
     store = Store(path, hot_bytes=79)
     with pytest.raises(ValueError, match=r"79 bytes has no room.*80 bytes.*raise hot_bytes"):
