@@ -151,6 +151,8 @@ def test_a_budget_below_one_block_is_named(path):
     store = Store(path, hot_bytes=79)
     with pytest.raises(ValueError, match=r"79 bytes has no room.*80 bytes.*raise hot_bytes"):
         table_in(store)
+    assert store.tables() == []
+    assert len(table_in(store, block_size=1)) == 0
 
 
 def test_a_slot_the_budget_has_no_room_for_changes_nothing(path):

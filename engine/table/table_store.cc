@@ -60,7 +60,7 @@ Result<std::shared_ptr<Table>> Table::Make(TableOptions options, std::shared_ptr
   table.records_ =
       std::make_unique<Records>(layout, table.options_.block_rows, std::move(tier.value()));
   if (known) RECIS_RETURN_IF_ERROR(table.RecoverRows(number));
-  store->Join(name, made.value());
+  store->Join(name, number, made.value());
   return made;
 }
 
