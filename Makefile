@@ -79,7 +79,7 @@ asan: .venv/tools
 	build/asan/engine_tests
 
 # Data loaders fork, and a test does: its child makes threads, which ThreadSanitizer refuses unasked.
-# A probe of a damaged index has no end, so the run has: ten times what it takes.
+# A probe of a damaged index may never end, so the run has a limit, in seconds.
 tsan: .venv/tools
 	$(call engine_tests,tsan,thread)
 	TSAN_OPTIONS=die_after_fork=0 $(NO_ASLR) timeout 1800 build/tsan/engine_tests
