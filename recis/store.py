@@ -108,10 +108,13 @@ class Store:
                 "store %r is scratch: it was wiped just now, and will be whenever it is opened",
                 self._path,
             )
-        epochs = self.epochs()
-        opened = [found for found in epochs if epoch is None or found.epoch == epoch]
+        opened = [found for found in self.epochs() if epoch in (None, found.epoch)]
         self._current = opened[-1] if opened else None
-        self._policies = PolicyStates(self._saved_policies())
+        try:
+            self._policies = PolicyStates(self._saved_policies())
+        except BaseException:
+            self.close()
+            raise
 
     # ---- commit ----
 
@@ -122,7 +125,7 @@ class Store:
         have learnt is taken a moment before the rows are.
 
         Args:
-            step: of the training; any int64.
+            step: of the training, an int.
             state: what else it takes to go on from here, such as the dense model, optimizers'
                 `state_dict()`, random generators and the place in the data: nested dicts (keys:
                 str or int), lists and tuples of tensors, numbers, bools, strings and None.
@@ -131,12 +134,15 @@ class Store:
             The number of the new epoch. It and the one before can be opened.
 
         Raises:
-            TypeError: the state holds something else; the message says where.
+            TypeError: the step is no int, or the state holds something else; the message says
+                where.
             OSError: it cannot be written, as the disk is full, say. The last epoch is intact,
                 and another commit may be tried.
             RuntimeError: the store cannot be committed: closed, read-only, scratch or forked.
         """
         engine = self._opened()
+        if not isinstance(step, int) or not -(2**63) <= step < 2**63:
+            raise TypeError(f"store {self._path!r}: step must be an int of 64 bits, found {step!r}")
         if self._scratch:
             raise RuntimeError(
                 f"store {self._path!r} is scratch and cannot be committed: open one with "
@@ -269,7 +275,7 @@ def _bytes(path: str, size: int | str) -> int:
         number, unit = match.groups()
         base = 1024 if unit and unit.lower().endswith("i") else 1000
         count = int(float(number) * base ** _POWERS[unit and unit[0].lower()])
-    if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < 2**63:
         raise ValueError(
             f"store {path!r}: hot_bytes must be a positive number of bytes or a text such as "
             f"'2GiB', '512 MiB' or '1.5GB', found {size!r}"

@@ -24,6 +24,7 @@ struct DrawArgs {
   double low = 0;    // truncated normal: lower and upper bound as probabilities
   double high = 1;
   uint64_t seed = 0;
+  bool operator==(const DrawArgs&) const = default;
 };
 
 enum class Rule : uint8_t { kSgd, kAdagrad, kRowWiseAdagrad, kAdam };

@@ -193,17 +193,17 @@ std::shared_ptr<StoreMember> Store::Member(const std::string& name) const {
   return found == members_.end() ? nullptr : found->second;
 }
 
-void Store::Join(const std::string& name, std::shared_ptr<StoreMember> member) {
+void Store::Join(const std::string& name, uint32_t number, std::shared_ptr<StoreMember> member) {
+  tables_.emplace(name, number);
   members_.emplace(name, std::move(member));
 }
 
-uint32_t Store::TableNumber(const std::string& name, bool* known) {
+uint32_t Store::TableNumber(const std::string& name, bool* known) const {
   const auto found = tables_.find(name);
   *known = found != tables_.end();
   if (*known) return found->second;
   uint32_t number = 1;
   for (const auto& [other, taken] : tables_) number = std::max(number, taken + 1);
-  tables_.emplace(name, number);
   return number;
 }
 

@@ -94,9 +94,9 @@ class Store {
   Status Changeable() const;
 
   std::shared_ptr<StoreMember> Member(const std::string& name) const;
-  void Join(const std::string& name, std::shared_ptr<StoreMember> member);
-  // The number of a table, its for good. `known`: an epoch has it.
-  uint32_t TableNumber(const std::string& name, bool* known);
+  // The number of a table, its for good once it has joined. `known`: an epoch has it.
+  uint32_t TableNumber(const std::string& name, bool* known) const;
+  void Join(const std::string& name, uint32_t number, std::shared_ptr<StoreMember> member);
   static std::string KeyOf(uint32_t table, const std::string& name);
   // The values of a table as of the opened epoch, keys without the table's part.
   Status ForEachValue(uint32_t table,
@@ -138,9 +138,9 @@ class Store {
   Catalog catalog_;                         // GUARDED_BY(mutex_)
   std::map<std::string, uint32_t> tables_;  // GUARDED_BY(mutex_)
   std::map<std::string, std::shared_ptr<StoreMember>> members_;  // GUARDED_BY(mutex_)
-  size_t queue_bytes_ =
-      options_.log.queue_bytes;  // GUARDED_BY(mutex_): above which appending waits
-  int64_t hot_bytes_ = 0;        // GUARDED_BY(mutex_)
+  // GUARDED_BY(mutex_): of blocks waiting, above which appending waits
+  size_t queue_bytes_ = options_.log.queue_bytes;
+  int64_t hot_bytes_ = 0;                                   // GUARDED_BY(mutex_)
   std::vector<std::pair<BlockNumber, Sequence>> to_clean_;  // GUARDED_BY(mutex_)
   int64_t appended_ = 0;                                    // GUARDED_BY(mutex_): since CleanSome()
   Status broken_;                                           // GUARDED_BY(mutex_)

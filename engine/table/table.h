@@ -45,7 +45,8 @@ struct TableOptions {
   DrawArgs draw;  // first values of an embedding
 };
 
-// Counts since the table was made. lookups = hits + misses; rows = admits - evictions.
+// Counts since the table was made or found in a store. lookups = hits + misses; rows = those
+// found + admits - evictions.
 struct TableStats {
   int64_t rows = 0;
   int64_t lookups = 0;  // ids looked up, repeats included

@@ -39,6 +39,13 @@ Result<std::shared_ptr<Table>> Table::Make(TableOptions options, std::shared_ptr
   if (const std::shared_ptr<StoreMember> member = store->Member(name)) {
     auto existing = std::static_pointer_cast<Table>(member);
     RECIS_RETURN_IF_ERROR(table.CheckEmbedding(existing->schema_));
+    if (existing->options_.block_rows != table.options_.block_rows ||
+        existing->options_.draw != table.options_.draw) {
+      return InvalidArgument("table '" + name + "' is in the open store '" +
+                             store->options().log.path +
+                             "' with another block_size, initializer or seed: make it again as "
+                             "it was, or open the store anew");
+    }
     return existing;
   }
   bool known = false;
@@ -53,7 +60,7 @@ Result<std::shared_ptr<Table>> Table::Make(TableOptions options, std::shared_ptr
   table.records_ =
       std::make_unique<Records>(layout, table.options_.block_rows, std::move(tier.value()));
   if (known) RECIS_RETURN_IF_ERROR(table.RecoverRows(number));
-  store->Join(name, made.value());
+  store->Join(name, number, made.value());
   return made;
 }
 

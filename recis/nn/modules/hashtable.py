@@ -133,8 +133,8 @@ class HashTable(torch.nn.Module):
         seed: of the initializer; equal seeds give equal ids equal embeddings.
 
     Raises:
-        TypeError, ValueError: an argument is unusable, or the store holds a table of that name
-            and another dtype or shape; the message says which and why.
+        TypeError, ValueError: an argument is unusable, or not that of the table of this name in
+            the store; the message says which and why.
         RuntimeError: the device is not available, or the store is closed.
 
     Example:
@@ -376,11 +376,11 @@ class HashTable(torch.nn.Module):
         return self._table.contains(ids)
 
     def stats(self) -> dict[str, int]:
-        """Counters since the table was made.
+        """Counters since the table was made, or found in a store.
 
         `lookups` (ids asked for, repeats included) = `hits` (those that had a row) + `misses`;
-        `rows` = `admits` - `evictions`; `refusals` counts distinct ids an admit hook refused, a
-        call at a time. `hot_bytes` and `index_bytes` are memory.
+        `rows` = `admits` - `evictions` and those found; `refusals` counts distinct ids an admit
+        hook refused, a call at a time. `hot_bytes` and `index_bytes` are memory.
 
         `rows` = `hot_rows` + `cold_rows`. `promotes` counts rows that became hot again, `spills`
         those that became cold, `drops` those of them that needed no write. Without a store no
