@@ -1,9 +1,11 @@
-// Many reads of one file on their way at once, past the system's cache.
+// Many reads of files on their way at once, past the system's cache.
 //
 // The kernel's own asynchronous I/O: one thread keeps a disk as busy as 32 threads that wait,
-// at a third of their processor time. The file must be open with O_DIRECT.
+// at a third of their processor time. Files must be open with O_DIRECT.
 //
-// Threads: owned by one at a time.
+// Threads: Take() and GiveBack() from any; in between owned by one at a time.
+// Invariants:
+//  (1) A child of fork() takes none that its parent made: they are not there in its kernel.
 #pragma once
 
 #include <linux/aio_abi.h>
@@ -21,9 +23,14 @@ namespace recis {
 class AsyncReads {
  public:
   static constexpr size_t kAlignment = 4096;  // of offsets, lengths and memory
+  static constexpr size_t kDepth = 128;       // reads on their way
+  static constexpr size_t kMaxBytes = 16 << 10;
 
-  // Room for `depth` reads of up to `bytes` each. Nothing if the system has no such reads.
-  static std::unique_ptr<AsyncReads> Make(int fd, int depth, size_t bytes);
+  // Those that were given back are kept, since letting go of them takes the system
+  // milliseconds. Null if the system has no such reads.
+  static std::unique_ptr<AsyncReads> Take();
+  // REQUIRES: empty().
+  static void GiveBack(std::unique_ptr<AsyncReads> reads);
   ~AsyncReads();  // waits for what is on its way
 
   AsyncReads(const AsyncReads&) = delete;
@@ -31,10 +38,10 @@ class AsyncReads {
 
   bool full() const { return free_.empty(); }
   bool empty() const { return free_.size() == reads_.size(); }
-  size_t bytes() const { return bytes_; }
 
-  // Queues a read under a tag. REQUIRES: !full(); offset and length are aligned.
-  void Add(uint64_t tag, uint64_t offset, size_t length);
+  // Queues a read under a tag. REQUIRES: !full(); offset and length are aligned, length <=
+  // kMaxBytes.
+  void Add(uint64_t tag, int fd, uint64_t offset, size_t length);
   struct Done {
     uint64_t tag;
     int64_t result;         // bytes read, or minus errno
@@ -45,11 +52,10 @@ class AsyncReads {
   const std::vector<Done>& Wait();
 
  private:
-  AsyncReads(int fd, int depth, size_t bytes);
+  AsyncReads();
   void Collect(const io_event& event);
 
-  const int fd_;
-  const size_t bytes_;
+  const uint64_t fork_generation_;
   aio_context_t context_ = 0;
   std::byte* memory_ = nullptr;
   std::vector<iocb> reads_;

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/testing.h"
@@ -44,12 +45,12 @@ class Pages {
 TEST(EveryReadBringsItsBytesUnderItsTag) {
   const Pages pages(100);
   if (pages.fd < 0) return;  // no O_DIRECT here
-  const auto reads = AsyncReads::Make(pages.fd, 7, 2 * kPage);
+  auto reads = AsyncReads::Take();
   if (!reads) return;
   std::map<uint64_t, int> seen;
   uint64_t next = 0;
   while (next < 99 || !reads->empty()) {
-    for (; next < 99 && !reads->full(); ++next) reads->Add(next, next * kPage, 2 * kPage);
+    for (; next < 99 && !reads->full(); ++next) reads->Add(next, pages.fd, next * kPage, 2 * kPage);
     for (const AsyncReads::Done& done : reads->Wait()) {
       EXPECT_EQ(done.result, static_cast<int64_t>(2 * kPage));
       EXPECT_EQ(static_cast<int>(done.data[0]), static_cast<int>(done.tag));
@@ -58,19 +59,21 @@ TEST(EveryReadBringsItsBytesUnderItsTag) {
     }
   }
   EXPECT_EQ(seen.size(), 99u);
+  const AsyncReads* kept = reads.get();
+  AsyncReads::GiveBack(std::move(reads));
+  EXPECT(AsyncReads::Take().get() == kept);
 }
 
 TEST(TheEndOfTheFileAndARefusalShowInTheResult) {
   const Pages pages(2);
   if (pages.fd < 0) return;
-  const auto reads = AsyncReads::Make(pages.fd, 4, 2 * kPage);
+  const auto reads = AsyncReads::Take();
   if (!reads) return;
-  reads->Add(1, kPage, 2 * kPage);
+  reads->Add(1, pages.fd, kPage, 2 * kPage);
   EXPECT_EQ(reads->Wait().front().result, static_cast<int64_t>(kPage));
-  const auto closed = AsyncReads::Make(-1, 4, kPage);
-  closed->Add(2, 0, kPage);
-  EXPECT_EQ(closed->Wait().front().result, -EBADF);
-  EXPECT(closed->empty());
+  reads->Add(2, -1, 0, kPage);
+  EXPECT_EQ(reads->Wait().front().result, -EBADF);
+  EXPECT(reads->empty());
 }
 
 }  // namespace

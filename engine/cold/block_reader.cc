@@ -17,8 +17,6 @@ namespace {
 // Reads that are announced to the system before the first of them is waited for. It takes them in
 // at once, so one thread keeps the disk as busy as 32 that wait do: see docs/numbers.md.
 constexpr size_t kAhead = 128;
-// Entries that reach over more are read through the cache.
-constexpr size_t kDirectBytes = 16 << 10;
 
 std::string PositionOf(uint32_t position) { return "position " + std::to_string(position); }
 
@@ -71,7 +69,6 @@ Result<std::unique_ptr<BlockReader>> BlockReader::Open(const Database* database)
 }
 
 BlockReader::~BlockReader() {
-  idle_.clear();
   Env::Get().Close(fd_);
   if (direct_fd_ >= 0) Env::Get().Close(direct_fd_);
 }
@@ -147,12 +144,13 @@ Status BlockReader::ReadSorted(const ReadRequest* requests, int64_t n, Sequence*
   std::vector<Entry> direct, ahead;
   for (const Entry& entry : entries) {
     if (ReadCached(entry)) continue;
-    (entry.page_bytes() <= kDirectBytes ? direct : ahead).push_back(entry);
+    (entry.page_bytes() <= AsyncReads::kMaxBytes ? direct : ahead).push_back(entry);
   }
   if (!direct.empty()) {
-    if (std::unique_ptr<AsyncReads> reads = TakeAsync()) {
+    std::unique_ptr<AsyncReads> reads = direct_fd_ < 0 ? nullptr : AsyncReads::Take();
+    if (reads) {
       const Status status = ReadDirectly(*reads, direct, sequence);
-      GiveBack(std::move(reads));
+      AsyncReads::GiveBack(std::move(reads));
       RECIS_RETURN_IF_ERROR(status);
     } else {
       RECIS_RETURN_IF_ERROR(ReadAhead(direct, sequence));
@@ -202,7 +200,7 @@ Status BlockReader::ReadDirectly(AsyncReads& reads, const std::vector<Entry>& en
   size_t next = 0;
   while (!reads.empty() || (next < entries.size() && status.ok())) {
     for (; next < entries.size() && !reads.full() && status.ok(); ++next) {
-      reads.Add(next, entries[next].page(), entries[next].page_bytes());
+      reads.Add(next, direct_fd_, entries[next].page(), entries[next].page_bytes());
     }
     for (const AsyncReads::Done& done : reads.Wait()) {
       if (!status.ok()) continue;  // wait for the others all the same
@@ -239,24 +237,6 @@ Status BlockReader::ReadAhead(const std::vector<Entry>& entries, Sequence* seque
     RECIS_RETURN_IF_ERROR(ReadEntry(entries[i]));
   }
   return {};
-}
-
-std::unique_ptr<AsyncReads> BlockReader::TakeAsync() {
-  if (direct_fd_ < 0) return nullptr;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!idle_.empty()) {
-      std::unique_ptr<AsyncReads> reads = std::move(idle_.back());
-      idle_.pop_back();
-      return reads;
-    }
-  }
-  return AsyncReads::Make(direct_fd_, static_cast<int>(kAhead), kDirectBytes);
-}
-
-void BlockReader::GiveBack(std::unique_ptr<AsyncReads> reads) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  idle_.push_back(std::move(reads));
 }
 
 Status BlockReader::ReadBlock(const BlockLiveness& block, std::vector<std::byte>* value) {

@@ -12,7 +12,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -47,9 +46,6 @@ class BlockReader {
   bool ReadCached(const Entry& entry);
   Status ReadEntry(const Entry& entry);
   void Count(int64_t bytes);
-  // Room for reads past the cache, to be given back; null where there are none.
-  std::unique_ptr<AsyncReads> TakeAsync();
-  void GiveBack(std::unique_ptr<AsyncReads> reads);
   Status ReadValue(const BlockLiveness& block, std::vector<std::byte>* value);
   Status ReadBytes(const iovec* parts, int count, uint64_t offset, const std::string& what);
   // Adds file, table and block to what went wrong, and what to do.
@@ -58,8 +54,6 @@ class BlockReader {
   const Database* const database_;
   const int fd_;
   const int direct_fd_;  // -1 where the file system has no O_DIRECT
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<AsyncReads>> idle_;  // GUARDED_BY(mutex_)
   std::atomic<int64_t> reads_{0}, bytes_read_{0};
 };
 
