@@ -32,6 +32,7 @@ Status Mismatch(const std::string& what, uint64_t found, uint64_t expected) {
 struct BlockReader::Entry {
   const ReadRequest* request;
   uint64_t offset;  // in the file
+  bool cached;      // by the system
 
   size_t bytes() const { return sizeof(EntryHeader) + request->record_bytes; }
   // The part of the file that a direct read must cover.
@@ -130,7 +131,7 @@ Status BlockReader::Read(const ReadRequest* requests, int64_t n) {
 
 Status BlockReader::ReadSorted(const ReadRequest* requests, int64_t n, Sequence* sequence) {
   std::vector<Entry> entries(static_cast<size_t>(n));
-  for (size_t i = 0; i < entries.size(); ++i) entries[i] = {requests + i, 0};
+  for (size_t i = 0; i < entries.size(); ++i) entries[i] = {requests + i, 0, false};
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return std::pair(a.request->sequence, a.request->position) <
            std::pair(b.request->sequence, b.request->position);
@@ -143,7 +144,7 @@ Status BlockReader::ReadSorted(const ReadRequest* requests, int64_t n, Sequence*
 
   std::vector<Entry> direct, ahead;
   for (const Entry& entry : entries) {
-    if (ReadCached(entry)) continue;
+    if (entry.cached && ReadCached(entry)) continue;
     (entry.page_bytes() <= AsyncReads::kMaxBytes ? direct : ahead).push_back(entry);
   }
   if (!direct.empty()) {
@@ -163,6 +164,19 @@ Status BlockReader::Place(const View& view, std::vector<Entry>* entries, Sequenc
   std::string_view value;
   for (Entry& entry : *entries) {
     const ReadRequest& request = *entry.request;
+    const auto place = [&](uint64_t block) {
+      entry.offset = block + Block::OffsetOf(request.position, request.record_bytes);
+      entry.cached = view.Cached(entry.offset, entry.bytes());
+    };
+    // Looking the block up may cost a read of the tree; so its place is kept.
+    uint64_t known = 0;
+    if (request.block_offset != nullptr) {
+      known = std::atomic_ref<uint64_t>(*request.block_offset).load(std::memory_order_relaxed);
+    }
+    if (known != 0) {
+      place(known);
+      continue;
+    }
     if (request.sequence != *sequence || value.empty()) {
       *sequence = request.sequence;
       auto found = view->Get(kBlocks, KeyOf(request.sequence));
@@ -176,7 +190,11 @@ Status BlockReader::Place(const View& view, std::vector<Entry>* entries, Sequenc
                      " bytes at " + std::to_string(begin) + " of the block, found a block of " +
                      std::to_string(value.size()));
     }
-    entry.offset = view.OffsetOf(value) + begin;
+    place(view.OffsetOf(value));
+    if (request.block_offset != nullptr) {
+      std::atomic_ref<uint64_t>(*request.block_offset)
+          .store(view.OffsetOf(value), std::memory_order_relaxed);
+    }
   }
   return {};
 }

@@ -1,5 +1,6 @@
 #include "cold/database.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -127,6 +128,18 @@ View::~View() {
 
 uint64_t View::OffsetOf(std::string_view value) const {
   return reinterpret_cast<uintptr_t>(value.data()) - transaction_.database_->map_;
+}
+
+bool View::Cached(uint64_t offset, size_t bytes) const {
+  const Database& database = *transaction_.database_;
+  const uint64_t page = database.page_bytes_, begin = offset / page * page;
+  unsigned char resident[8];
+  const size_t pages = (offset + bytes - begin + page - 1) / page;
+  if (pages > sizeof(resident)) return false;
+  if (mincore(reinterpret_cast<void*>(database.map_ + begin), pages * page, resident) != 0) {
+    return false;
+  }
+  return std::all_of(resident, resident + pages, [](unsigned char in) { return in & 1; });
 }
 
 void View::Unlock() {

@@ -67,6 +67,8 @@ class View {
 
   // Where a value that Get() found lies in the file.
   uint64_t OffsetOf(std::string_view value) const;
+  // Whether the system's cache has these bytes of the file.
+  bool Cached(uint64_t offset, size_t bytes) const;
   // Lets others look values up, where views share one transaction. Nothing is looked up after it.
   void Unlock();
 

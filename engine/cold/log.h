@@ -58,6 +58,9 @@ struct ReadRequest {
   Row row;
   size_t record_bytes;
   std::byte* record;  // (record_bytes)
+  // Where the block lies in the file, if not 0; found and filled in otherwise. May be shared by
+  // requests of several threads.
+  uint64_t* block_offset = nullptr;
 };
 
 // The liveness of a block as of an epoch: bit `position` of `live`, least significant first.

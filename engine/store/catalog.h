@@ -34,6 +34,7 @@ class Catalog {
     uint32_t live_rows = 0;
     uint32_t record_bytes = 0;
     size_t value_bytes = 0;
+    mutable uint64_t offset = 0;  // in the file, once it was read; see ReadRequest
     bool in_use = false;
     bool changed = false;
     std::string live;              // bit by position

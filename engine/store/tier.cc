@@ -233,7 +233,8 @@ ReadRequest Tier::RequestFor(const Miss& miss) const {
           .id = member_.IdOf(miss.row),
           .row = miss.row,
           .record_bytes = entry.record_bytes,
-          .record = miss.record};
+          .record = miss.record,
+          .block_offset = &entry.offset};
 }
 
 Status Tier::Fetch(const std::vector<Miss>& misses) const {
@@ -259,6 +260,7 @@ std::vector<ReadRequest> Tier::Reads(const Row* rows, int64_t n) const {
     const Location where = rows[i] == kNoRow ? Location() : locations_[rows[i]];
     if (!where.cold() || store_.catalog().at(where.block()).block) continue;
     requests.push_back(RequestFor({rows[i], where, nullptr}));
+    requests.back().block_offset = nullptr;  // it may be gone when they are read
   }
   return requests;
 }
