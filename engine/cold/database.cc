@@ -329,20 +329,25 @@ Database::~Database() {
 }
 
 Result<View> Database::Read() const {
-  View view;
-  view.transaction_.database_ = this;
-  view.map_ = std::shared_lock(map_mutex_);
-  if (map_ == 0)
-    return Unavailable(file() + ": its map is lost. Close the store and open it again.");
-  if (pinned_ != nullptr) {
-    view.lookup_ = std::unique_lock(pinned_mutex_);
-    view.transaction_.txn_ = pinned_;
-    return view;
+  for (;;) {
+    View view;
+    view.transaction_.database_ = this;
+    view.map_ = std::shared_lock(map_mutex_);
+    if (map_ == 0)
+      return Unavailable(file() + ": its map is lost. Close the store and open it again.");
+    if (pinned_ != nullptr) {
+      view.lookup_ = std::unique_lock(pinned_mutex_);
+      view.transaction_.txn_ = pinned_;
+      return view;
+    }
+    const int code = mdb_txn_begin(env_, nullptr, MDB_RDONLY, &view.transaction_.txn_);
+    view.owned_ = code == 0;
+    if (code == 0) return view;
+    if (code != MDB_PANIC) return Error(code, "begin to read");
+    // A writer's meta page failed just now: it is about to pin the state before.
+    view.map_.unlock();
+    const std::lock_guard<std::mutex> writer(write_mutex_);
   }
-  const int code = mdb_txn_begin(env_, nullptr, MDB_RDONLY, &view.transaction_.txn_);
-  if (code != 0) return Error(code, "begin to read");
-  view.owned_ = true;
-  return view;
 }
 
 Status Database::Usable() const {

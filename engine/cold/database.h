@@ -131,7 +131,7 @@ class Database {
   MDB_txn* pinned_ = nullptr;
   mutable std::mutex pinned_mutex_;
   mutable std::shared_mutex map_mutex_;  // shared by whoever has a transaction
-  std::mutex write_mutex_;
+  mutable std::mutex write_mutex_;
   mutable std::mutex poison_mutex_;
   Status poison_;  // GUARDED_BY(poison_mutex_)
   std::atomic<int64_t> transactions_{0};

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
+#include <thread>
 
 #include "base/env_testing.h"
 #include "base/testing.h"
@@ -312,6 +314,35 @@ TEST(AFailedSyncEndsAllWritingUntilTheLogIsReopened) {
   auto log = Value(Log::Open(At(directory / "store")));
   Ok(ReadOne(*log, block, 3, 103, 1));
   Value(log->Commit({}, log->NextSequence()));
+}
+
+TEST(ReadsGoOnWhileATransactionFails) {
+  for (int64_t at = 1, failed = 1; failed > 0; ++at) {
+    TemporaryDirectory directory;
+    auto database = Value(Database::Open({directory.path(), false, false, kTestMapBytes}));
+    FaultEnv env(at, EIO);
+    ScopedEnv replaced(&env);
+    std::atomic<bool> written = false;
+    Status status, read;
+    // This view keeps the writer from going on, once it has failed, until others have read.
+    auto view = std::make_unique<View>(Value(database->Read()));
+    std::thread writer([&] {
+      status =
+          database->Write([](Transaction& change) { return change.Put(kMeta, "value/k", "v"); });
+      written = true;
+    });
+    std::thread reader([&] {
+      while (!written && read.ok()) read = database->Read().status();
+    });
+    while (!env.happened() && !written) std::this_thread::yield();
+    for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+    view.reset();
+    writer.join();
+    reader.join();
+    EXPECT_EQ(read.message(), "", at);
+    Ok(database->Read().status());
+    failed = !status.ok();
+  }
 }
 
 TEST(AReadErrorOfTheDiskIsNamed) {

@@ -90,5 +90,19 @@ TEST(ClearStartsAgainAtZeroAndHoldsNoMemory) {
   EXPECT(!directory.Live(99999));
 }
 
+TEST(AFreedRowThatWasReusedAndFreedAgainHasChanged) {
+  Directory directory;
+  EXPECT(directory.Reserve(4).ok());
+  Row rows[4];
+  directory.Allocate(4, rows);
+  for (Row row = 0; row < 4; ++row) directory.Bind(row, row);
+  for (Row row = 0; row < 3; ++row) directory.Free(row);
+  EXPECT_EQ(directory.TakeUnchanged(), 0);
+  directory.Allocate(1, rows);
+  directory.Bind(rows[0], 9);
+  directory.Free(3);
+  EXPECT_EQ(directory.TakeUnchanged(), 2);
+}
+
 }  // namespace
 }  // namespace recis

@@ -1,30 +1,16 @@
 // Tables in a store against twins in memory: the same calls give the same bits, whatever the
 // budget, and a store that is opened again goes on from its last commit.
 
-#include <algorithm>
-#include <cstdlib>
-#include <filesystem>
 #include <random>
 #include <thread>
 
-#include "table/table_testing.h"
+#include "table/table_store_testing.h"
 
 namespace recis::testing {
 namespace {
 
 constexpr int64_t kBlockRows = 5;
 constexpr int64_t kDim = 3;
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "recis-XXXXXX").string();
-    EXPECT(mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path); }
-  std::string path;
-};
 
 std::shared_ptr<Store> Open(const std::string& path, int64_t hot_bytes,
                             std::optional<uint64_t> epoch = {}) {
@@ -51,84 +37,6 @@ std::shared_ptr<Table> Join(const std::shared_ptr<Store>& store, const std::stri
   return table.value();
 }
 
-// Everything a table holds, in row order.
-struct Content {
-  Ids ids, rows;
-  std::vector<Values> slots;
-  bool operator==(const Content&) const = default;
-};
-Content ContentOf(const Table& table) {
-  Content content;
-  const int64_t size = table.size();
-  content.ids.resize(static_cast<size_t>(size));
-  content.rows.resize(static_cast<size_t>(size));
-  EXPECT_EQ(table.IdsMap(size, content.ids.data(), content.rows.data()), size);
-  const std::vector<Slot> slots = table.Slots();
-  for (size_t i = 0; i < slots.size(); ++i) {
-    Values values(static_cast<size_t>(size * slots[i].count));
-    const Status read = table.ReadSlot(static_cast<int>(i), content.rows.data(), size,
-                                       reinterpret_cast<std::byte*>(values.data()));
-    EXPECT_EQ(read.message(), "");
-    content.slots.push_back(values);
-  }
-  return content;
-}
-
-void Train(Table& table, const Ids& ids, const std::vector<int>& states, double step_size) {
-  const Found found = Lookup(table, ids);
-  Values gradient(found.values.size());
-  for (size_t i = 0; i < gradient.size(); ++i) gradient[i] = found.values[i] + float(i % 7);
-  EXPECT(table.Accumulate(*found.batch, gradient.data(), DType::kFloat32, false, 1).ok());
-  RuleParams params{.rule = Rule::kAdam, .step_size = step_size};
-  params.beta1 = 0.9;
-  params.beta2 = 0.99;
-  params.eps = 1e-8;
-  const Status stepped = table.Step(params, states);
-  EXPECT_EQ(stepped.message(), "");
-  table.ClearGradient();
-}
-
-std::vector<int> AddStates(Table& table) {
-  std::vector<int> states;
-  for (const char* name : {"m", "v"}) {
-    Result<int> added = table.AddSlot({.name = name, .shape = {kDim}});
-    EXPECT_EQ(added.status().message(), "");
-    states.push_back(added.value());
-  }
-  return states;
-}
-
-// Random calls; the same seed gives the same ones.
-class Workload {
- public:
-  explicit Workload(uint64_t seed) : random_(seed) {}
-  void Run(Table& table, const std::vector<int>& states, int calls) {
-    for (int i = 0; i < calls; ++i) {
-      Ids ids(random_() % 40);
-      for (int64_t& id : ids) id = static_cast<int64_t>(random_() % 120) - 60;
-      const uint64_t what = random_() % 10;
-      if (what < 6) {
-        Train(table, ids, states, 0.1);
-      } else if (what < 8) {
-        Values values(ids.size() * kDim);
-        for (float& value : values) value = static_cast<float>(random_() % 100);
-        EXPECT(table
-                   .Insert(ids.data(), static_cast<int64_t>(ids.size()),
-                           reinterpret_cast<const std::byte*>(values.data()))
-                   .ok());
-      } else if (what == 8) {
-        ids.resize(std::min<size_t>(ids.size(), 10));
-        Evict(table, ids);
-      } else {
-        Read(table, ids);
-      }
-    }
-  }
-
- private:
-  std::mt19937_64 random_;
-};
-
 int64_t Bytes(const Table& table, int64_t blocks) {
   (void)table;
   return blocks * kBlockRows * 48;  // embedding and two states: 36 bytes, padded
@@ -138,7 +46,7 @@ TEST(AnyHotBudgetGivesTheSameBitsAsMemory) {
   for (const int64_t blocks : {1, 2, 4, 1000}) {
     const TemporaryDirectory directory;
     const auto memory = Table::Make(Options()).value();
-    const auto store = Open(directory.path, Bytes(*memory, blocks));
+    const auto store = Open(directory.path(), Bytes(*memory, blocks));
     const auto table = Join(store);
     const auto states = AddStates(*memory);
     EXPECT(AddStates(*table) == states);
@@ -162,7 +70,7 @@ TEST(AStoreThatIsOpenedAgainGoesOnFromItsLastCommit) {
   const auto states = AddStates(*memory);
   Workload a(1), b(1);
   for (int round = 0; round < 8; ++round) {
-    const auto store = Open(directory.path, Bytes(*memory, 1 + round % 4));
+    const auto store = Open(directory.path(), Bytes(*memory, 1 + round % 4));
     EXPECT_EQ(store->Epochs().empty(), round == 0);
     const auto table = Join(store);
     EXPECT(AddStates(*table) == states);
@@ -182,7 +90,7 @@ TEST(TheEpochBeforeTheLastCanBeOpened) {
   const auto states = AddStates(*memory);
   Workload a(2), b(2);
   {
-    const auto store = Open(directory.path, Bytes(*memory, 2));
+    const auto store = Open(directory.path(), Bytes(*memory, 2));
     const auto table = Join(store);
     AddStates(*table);
     for (int epoch = 1; epoch <= 5; ++epoch) {
@@ -193,7 +101,7 @@ TEST(TheEpochBeforeTheLastCanBeOpened) {
     EXPECT_EQ(store->Epochs().size(), 2u);
     store->Close();
   }
-  const auto store = Open(directory.path, Bytes(*memory, 3), 4);
+  const auto store = Open(directory.path(), Bytes(*memory, 3), 4);
   EXPECT_EQ(store->Epochs().back().step, 40);
   const auto table = Join(store);
   EXPECT(ContentOf(*table) == ContentOf(*memory));
@@ -209,7 +117,7 @@ TEST(TheEpochBeforeTheLastCanBeOpened) {
 TEST(ReadingInEvalMovesNothing) {
   const TemporaryDirectory directory;
   const auto memory = Table::Make(Options()).value();
-  const auto store = Open(directory.path, Bytes(*memory, 2));
+  const auto store = Open(directory.path(), Bytes(*memory, 2));
   const auto table = Join(store);
   const auto states = AddStates(*table);
   Workload(3).Run(*table, states, 30);
@@ -235,7 +143,7 @@ TEST(TablesShareABudgetAndACommit) {
   AddStates(*two_memory);
   Workload a(4), b(4);
   {
-    const auto store = Open(directory.path, budget);
+    const auto store = Open(directory.path(), budget);
     const auto one = Join(store, "one");
     AddStates(*one);
     Workload c(4);
@@ -255,7 +163,7 @@ TEST(TablesShareABudgetAndACommit) {
     EXPECT(Join(store, "two") == two);
     store->Close();
   }
-  const auto store = Open(directory.path, budget);
+  const auto store = Open(directory.path(), budget);
   EXPECT(store->Tables() == std::vector<std::string>({"one", "two"}));
   EXPECT(ContentOf(*Join(store, "two")) == ContentOf(*two_memory));
   // The first is not there: the commit keeps it as it was.
@@ -269,12 +177,12 @@ TEST(TablesShareABudgetAndACommit) {
 TEST(AnotherSchemaIsRefusedAndNamed) {
   const TemporaryDirectory directory;
   {
-    const auto store = Open(directory.path, 1 << 20);
+    const auto store = Open(directory.path(), 1 << 20);
     Join(store);
     EXPECT(store->Commit(1, "").ok());
     store->Close();
   }
-  const auto store = Open(directory.path, 1 << 20);
+  const auto store = Open(directory.path(), 1 << 20);
   TableOptions options = Options();
   options.shape = {kDim + 1};
   const Status refused = Table::Make(options, store).status();
@@ -286,14 +194,14 @@ TEST(AnotherSchemaIsRefusedAndNamed) {
 
 TEST(ABudgetBelowOneBlockIsRefused) {
   const TemporaryDirectory directory;
-  const auto store = Open(directory.path, 79);  // a block of 5 rows of 16 bytes is 80
+  const auto store = Open(directory.path(), 79);  // a block of 5 rows of 16 bytes is 80
   const Status refused = Table::Make(Options(), store).status();
   EXPECT(refused.code() == Code::kInvalidArgument);
   EXPECT(refused.message().find("80") != std::string::npos, refused.message());
   store->Close();
 
   const TemporaryDirectory other;
-  const auto enough = Open(other.path, 80);
+  const auto enough = Open(other.path(), 80);
   const auto table = Join(enough);
   Lookup(*table, {1, 2, 3, 4, 5, 6, 7});
   const Content before = ContentOf(*table);
@@ -305,7 +213,7 @@ TEST(ABudgetBelowOneBlockIsRefused) {
 
 TEST(BlocksAreReclaimed) {
   const TemporaryDirectory directory;
-  const auto store = Open(directory.path, Bytes(*MakeTable({1}), 200));
+  const auto store = Open(directory.path(), Bytes(*MakeTable({1}), 200));
   const auto table = Join(store);
   const auto states = AddStates(*table);
   Ids ids;
@@ -315,7 +223,7 @@ TEST(BlocksAreReclaimed) {
   for (int round = 0; round < 100; ++round) {
     Ids some(2000);
     for (int64_t& id : some) id = static_cast<int64_t>(random() % 20000);
-    Train(*table, some, states, 0.1);
+    Ok(Train(*table, some, states));
     if (round % 10 == 9) EXPECT(store->Commit(round, "").ok());
   }
   const StoreStats stats = store->Stats();
@@ -334,7 +242,7 @@ TEST(AClearedTableLeavesNothingInTheStore) {
   const TemporaryDirectory directory;
   const auto memory = Table::Make(Options()).value();
   const auto states = AddStates(*memory);
-  const auto store = Open(directory.path, Bytes(*memory, 2));
+  const auto store = Open(directory.path(), Bytes(*memory, 2));
   const auto table = Join(store);
   AddStates(*table);
   Workload(5).Run(*table, states, 30);
@@ -350,7 +258,7 @@ TEST(AClearedTableLeavesNothingInTheStore) {
 
 TEST(AClosedStoreIsOfNoUse) {
   const TemporaryDirectory directory;
-  const auto store = Open(directory.path, 1 << 20);
+  const auto store = Open(directory.path(), 1 << 20);
   const auto table = Join(store);
   Lookup(*table, {1, 2});
   store->Close();
@@ -370,12 +278,12 @@ TEST(PrefetchPromotesInTheBackground) {
   Ids ids;
   for (int64_t id = 0; id < 100; ++id) ids.push_back(id);
   {
-    const auto store = Open(directory.path, 1 << 20);
+    const auto store = Open(directory.path(), 1 << 20);
     Lookup(*Join(store), ids);
     EXPECT(store->Commit(1, "").ok());
     store->Close();
   }
-  const auto store = Open(directory.path, 1 << 20);
+  const auto store = Open(directory.path(), 1 << 20);
   const auto table = Join(store);
   EXPECT_EQ(table->Stats().cold_rows, 100);
   EXPECT(table->Prefetch(ids.data(), 30).ok());
@@ -387,7 +295,7 @@ TEST(PrefetchPromotesInTheBackground) {
 
 TEST(ThreadsLookUpTrainCommitAndEvictAtOnce) {
   const TemporaryDirectory directory;
-  const auto store = Open(directory.path, Bytes(*MakeTable({1}), 10));
+  const auto store = Open(directory.path(), Bytes(*MakeTable({1}), 10));
   const auto table = Join(store);
   const auto states = AddStates(*table);
   std::vector<std::thread> threads;
@@ -411,7 +319,7 @@ TEST(ThreadsLookUpTrainCommitAndEvictAtOnce) {
   EXPECT(store->Commit(11, "").ok());
   const Content last = ContentOf(*table);
   store->Close();
-  const auto again = Open(directory.path, 1 << 20);
+  const auto again = Open(directory.path(), 1 << 20);
   EXPECT(ContentOf(*Join(again)) == last);
   again->Close();
 }
