@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
   for (const recis::testing::Test& test : recis::testing::Tests()) {
     if (test.name.find(wanted) == std::string::npos) continue;
     running = test.name;
-    alarm(60);
+    alarm(300);
     recis::SetThreadCount(1);
     std::string failure;
     try {
