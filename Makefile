@@ -89,6 +89,7 @@ bench: build
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/tiers.py
 
 # One wheel, three torch releases: the oldest we promise, one between, the pinned one.
 torch-matrix: build

@@ -8,6 +8,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from common import Batch, Vocabulary
 from torch import Tensor, nn
 
 import recis
+from recis import Store
 from recis.nn import HashTable
 from recis.nn.initializers import BaseInitializer
 from recis.nn.modules.hashtable import filter_out_sparse_param
@@ -34,6 +36,8 @@ class Trainer:
 
     forward: Callable[[Batch], Tensor]
     step: Callable[[], None]
+    keep: object = None
+    """What must live as long."""
 
 
 def installed(names: list[str]) -> list[str]:
@@ -116,8 +120,12 @@ def _mch_lookup(vocabulary: Vocabulary, weight: Tensor) -> Lookup:
     return lookup
 
 
-def _recis_trainer(vocabulary: Vocabulary, dim: int, *, large_pages: bool = False) -> Trainer:
-    table = recis_table(dim, large_pages)
+def _recis_trainer(
+    vocabulary: Vocabulary, dim: int, *, large_pages: bool = False, in_store: bool = False
+) -> Trainer:
+    folder = TemporaryDirectory() if in_store else None
+    store = Store(folder.name) if folder is not None else None
+    table = recis_table(dim, large_pages, store=store)
     optimizer = recis_adam(table)
     ids = vocabulary.ids()
     for first in range(0, vocabulary.rows, INSERT_ROWS):
@@ -128,7 +136,7 @@ def _recis_trainer(vocabulary: Vocabulary, dim: int, *, large_pages: bool = Fals
         optimizer.step()
         optimizer.zero_grad()
 
-    return Trainer(lambda batch: table(batch.ids), step)
+    return Trainer(lambda batch: table(batch.ids), step, folder)
 
 
 def _torch_trainer(vocabulary: Vocabulary, dim: int) -> Trainer:
@@ -166,11 +174,14 @@ def _floor_trainer(_vocabulary: Vocabulary, dim: int) -> Trainer:
 
 
 def recis_table(
-    dim: int, large_pages: bool, initializer: BaseInitializer | None = None
+    dim: int,
+    large_pages: bool,
+    initializer: BaseInitializer | None = None,
+    store: Store | None = None,
 ) -> HashTable:
     recis.set_large_pages(large_pages)
     name = f"table{next(_table_numbers)}"  # two live tables may not share one
-    return HashTable([dim], block_size=1024, initializer=initializer, name=name)
+    return HashTable([dim], block_size=1024, initializer=initializer, name=name, store=store)
 
 
 def recis_adam(table: HashTable) -> SparseAdam:
@@ -208,6 +219,7 @@ LOOKUPS: dict[str, Callable[[Vocabulary, Tensor], Lookup]] = {
 TRAINERS: dict[str, Callable[[Vocabulary, int], Trainer]] = {
     "recis": _recis_trainer,
     "recis-large": partial(_recis_trainer, large_pages=True),
+    "recis-store": partial(_recis_trainer, in_store=True),
     "torch": _torch_trainer,
     "fbgemm": _fbgemm_trainer,
     "floor": _floor_trainer,
