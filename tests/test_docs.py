@@ -36,7 +36,8 @@ def found(name):
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_the_python_of_the_readme_runs(block):
+def test_the_python_of_the_readme_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it makes files
     exec(compile(block, str(README), "exec"), {})
 
 

@@ -46,6 +46,7 @@ def in_a_child(code, *arguments):
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
+        cwd=os.sep,  # not where the sources are
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
