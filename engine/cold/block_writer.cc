@@ -90,7 +90,8 @@ Status BlockWriter::Ready() {
   RECIS_RETURN_IF_ERROR(database_->Usable());
   Yielding<std::unique_lock<std::mutex>> lock(mutex_);
   const auto fits = [this] { return queued_bytes_ <= queue_bytes_; };
-  return fits() ? Status() : Flush(lock, fits);
+  // Too much that is being written is for Append() to wait for: a commit queues more on purpose.
+  return fits() || failure_.ok() ? Status() : Flush(lock, fits);
 }
 
 Sequence BlockWriter::durable() const {

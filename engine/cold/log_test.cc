@@ -313,6 +313,16 @@ TEST(AnAppendWaitsForRoomInTheQueue) {
   EXPECT_LT(3, log->Stats().transactions);
 }
 
+TEST(WhatACommitQueuedOnPurposeMakesNobodyElseWait) {
+  TemporaryDirectory directory;
+  LogOptions options = At(directory / "store");
+  options.queue_bytes = 64 << 10;
+  auto log = Value(Log::Open(options));
+  for (int b = 0; b < 20; ++b) log->Append(BlockOf(log->NextSequence(), b * 100, 100, 1), 1 << 20);
+  Ok(log->Ready());
+  EXPECT_LT(64 << 10, log->Stats().queued_bytes);
+}
+
 TEST(ReadersAppendersAndCommitsRunSideBySide) {
   TemporaryDirectory directory;
   LogOptions options = At(directory / "store");

@@ -166,7 +166,8 @@ std::vector<BlockNumber> Catalog::ToClean(double ratio, int64_t slack_bytes,
   std::vector<Candidate> candidates;
   for (BlockNumber number = 0; number < end(); ++number) {
     const Entry& entry = entries_[number];
-    if (!entry.in_use || entry.sequence == 0 || entry.live_rows == 0 || skip(entry.table)) {
+    if (!entry.in_use || entry.sequence == 0 || entry.live_rows == 0 || entry.block ||
+        skip(entry.table)) {
       continue;
     }
     candidates.push_back({static_cast<double>(entry.live_rows * EntryBytes(entry)) /

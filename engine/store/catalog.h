@@ -7,7 +7,7 @@
 // Invariants:
 //  (1) A block is dead when it is closed and has no live entry. A dead block that no epoch
 //      knows is given up at once, any other one when both retained epochs know it as dead.
-//  (2) changed() blocks are exactly those whose liveness differs from the last Collect().
+//  (2) changed_ has every closed block whose liveness differs from the last Collect().
 #pragma once
 
 #include <cstdint>
@@ -71,7 +71,7 @@ class Catalog {
 
   // The blocks with the smallest share of live entries, until going without them would
   // leave at most `ratio` times the live bytes. Empty if that is so already.
-  // Blocks of tables for which `skip` holds are left alone.
+  // Durable ones only; blocks of tables for which `skip` holds are left alone.
   std::vector<BlockNumber> ToClean(double ratio, int64_t slack_bytes,
                                    const std::function<bool(uint32_t)>& skip) const;
   // Whether blocks take more than `ratio` times the live bytes.

@@ -144,6 +144,8 @@ TEST(TheDeadestBlocksAreCleanedFirst) {
   for (int i = 0; i < 150; ++i) catalog.Kill(blocks[0].entries[i]);
   EXPECT(catalog.Wasteful(1.5, 0));
   const auto none = [](uint32_t) { return false; };
+  EXPECT(catalog.ToClean(1.6, 0, none).empty());  // none is durable
+  catalog.Durable(5);
   EXPECT(catalog.ToClean(1.6, 0, none) == std::vector<BlockNumber>({blocks[2].number}));
   EXPECT(catalog.ToClean(1.3, 0, none) ==
          std::vector<BlockNumber>({blocks[2].number, blocks[0].number}));

@@ -71,7 +71,7 @@ Status Store::Recover() {
   });
 }
 
-Status Store::CheckOpen() const {
+Status Store::Usable() const {
   const std::string& path = options_.log.path;
   if (ForkGeneration() != fork_generation_) {
     return Unavailable("store '" + path + "' was opened before this process, " +
@@ -83,10 +83,8 @@ Status Store::CheckOpen() const {
   return {};
 }
 
-Status Store::Usable() const { return CheckOpen(); }
-
 Status Store::Changeable() const {
-  RECIS_RETURN_IF_ERROR(CheckOpen());
+  RECIS_RETURN_IF_ERROR(Usable());
   if (options_.log.read_only) {
     return Unavailable("store '" + options_.log.path +
                        "' is open read-only: tables in it can be read in eval mode, not changed");
@@ -150,11 +148,11 @@ Result<Epoch> Store::Commit(int64_t step, std::string state) {
 }
 
 void Store::Close() {
+  if (ForkGeneration() != fork_generation_) return;  // its locks may be held for good
   worker_.Stop();
   const std::lock_guard<std::mutex> one(commit_mutex_);
   std::map<std::string, std::shared_ptr<StoreMember>> members;  // outlive the lock
   WriteLock lock(mutex_);
-  if (ForkGeneration() != fork_generation_) return;
   members = std::move(members_);
   log_.reset();
 }

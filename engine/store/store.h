@@ -125,7 +125,6 @@ class Store {
  private:
   explicit Store(StoreOptions options);
   Status Recover();
-  Status CheckOpen() const;
   size_t CommitQueueBytes() const;
   Tier* TierOf(uint32_t table) const;
 

@@ -370,8 +370,6 @@ void Tier::GiveUp(int64_t bytes) {
 Status Tier::Clean(BlockNumber number) {
   const Catalog& catalog = store_.catalog();
   const Catalog::Entry entry = catalog.at(number);
-  // One that is queued still will be durable soon enough.
-  if (entry.block) return {};
   std::vector<std::byte> value;
   RECIS_RETURN_IF_ERROR(store_.log().ReadBlock(
       {entry.sequence, entry.table, entry.rows, entry.record_bytes, entry.live}, &value));

@@ -92,7 +92,7 @@ class Tier {
   Status ChangeLayout(RecordLayout layout);
   // Lets go of hot blocks, of at least `bytes` if it has them to spare.
   void GiveUp(int64_t bytes);
-  // Moves the live entries of a block elsewhere.
+  // Moves the live entries of a durable block elsewhere.
   Status Clean(BlockNumber number);
   Store& store() const { return store_; }
 
