@@ -1,0 +1,1 @@
+"""Snapshots: what tables hold, as safetensors files that any number of shards can load."""

@@ -1,0 +1,538 @@
+"""Reading snapshots: whole ones and chains of deltas, verified, in bounded memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recis._state import decode
+from recis._tensors import new_output
+from recis.snapshot.checksum import to_hex, xxh3
+from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
+from recis.snapshot.files import Files, open_files
+from recis.snapshot.header import DTYPES, parse
+from recis.snapshot.manifest import (
+    FileInfo,
+    Manifest,
+    SlotInfo,
+    StateFile,
+    TableInfo,
+    read_manifest,
+)
+from recis.snapshot.names import LATEST, MANIFEST, parse_step, step_name
+from recis.snapshot.sparse_file import Array, SparseFile, slices_of
+
+logger = logging.getLogger(__name__)
+
+STATE = "state"
+"""What states are encoded as."""
+
+_RUN_BYTES = 8 << 20  # of rows that are read at once, so that small groups cost no call each
+
+
+class Rows(NamedTuple):
+    """Some rows of a table."""
+
+    ids: Tensor
+    """int64 `(n,)`, by slice, and by id in a slice."""
+    slots: dict[str, Tensor]
+    """By name, each `(n, *shape)`."""
+
+
+class SnapshotReader:
+    """An open snapshot. Made by `open_snapshot`; threads may share it."""
+
+    def __init__(
+        self, files: Files, manifest: Manifest, checksum: str, parents: list[SnapshotReader]
+    ) -> None:
+        self.files = files
+        self.manifest = manifest
+        self.checksum = checksum
+        """Of the manifest, 16 hexadecimal digits."""
+        self.chain: list[SnapshotReader] = [*parents, self]
+        """From the base, which has no parent, to this one."""
+        self._open: dict[str, SparseFile] = {}
+        self._lock = Lock()
+
+    def table(self, name: str) -> TableInfo:
+        """What the manifest says of a table.
+
+        Raises:
+            MismatchError: there is none of this name; the message lists those there are.
+        """
+        found = self.manifest.tables.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.manifest.tables)) or "none"
+            raise MismatchError(f"{self.files.url} has no table {name!r}; it has {known}")
+        return found
+
+    def sources(self, table: str) -> list[SnapshotReader]:
+        """Those of the chain that hold rows of a table, oldest first."""
+        self.table(table)
+        found = []
+        for reader in reversed(self.chain):
+            if table not in reader.manifest.tables:
+                break
+            found.append(reader)
+        return found[::-1]
+
+    def open_file(self, table: str, info: FileInfo) -> SparseFile:
+        """A file of this snapshot.
+
+        Raises:
+            DamagedError: it is not what the manifest says.
+        """
+        with self._lock:
+            found = self._open.get(info.path)
+        if found is None:
+            about = self.table(table)
+            found = SparseFile(self.files, table, info, about.slots, about.slice_size)
+            with self._lock:
+                self._open[info.path] = found
+        return found
+
+    def read_rows(
+        self,
+        table: str,
+        slices: tuple[int, int] | None = None,
+        slots: Sequence[str] | None = None,
+        max_bytes: int = 64 << 20,
+        parallel: int = 4,
+    ) -> Iterator[Rows]:
+        """The live rows of a table, by slice, and by id in a slice, every byte verified.
+
+        Args:
+            table: its name.
+            slices: only those of slices `[begin, end)`; others are neither read nor verified.
+            slots: which ones; default, all.
+            max_bytes: of rows in one piece. About three times that is needed.
+            parallel: how many threads read.
+
+        Raises:
+            MismatchError: there is no such table or slot.
+            DamagedError: a file is not what was written. Pieces given before are good.
+            SnapshotError: the snapshot has other slices.
+        """
+        about = self.table(table)
+        begin, end = (0, about.slice_size) if slices is None else slices
+        if not 0 <= begin <= end <= about.slice_size:
+            raise MismatchError(
+                f"{self.files.url}, table {table!r}: there are no slices [{begin}, {end}) of "
+                f"{about.slice_size}"
+            )
+        known = {slot.name: slot for slot in about.slots}
+        unknown = [name for name in slots or () if name not in known]
+        if unknown:
+            raise MismatchError(
+                f"{self.files.url}, table {table!r} has no slot {unknown[0]!r}; it has "
+                f"{', '.join(known)}"
+            )
+        wanted = [known[name] for name in (known if slots is None else slots)]
+        merge = _Merge(self, table, wanted, max_bytes)
+        with ThreadPoolExecutor(max(1, parallel), "recis-read") as pool:
+            yield from _in_order(pool, merge, begin, end, max(1, parallel))
+
+    # ---- what is no rows ----
+
+    def policies(self, table: str) -> list[dict[str, tuple[Any, ...]]]:
+        """What the hooks of a table had learnt, by shard: hook -> the state it gave.
+
+        Raises:
+            DamagedError: a file is not what was written.
+        """
+        return [self._state(file) for file in self.table(table).policies]
+
+    def dense_names(self) -> list[str]:
+        """Names of the dense values."""
+        return sorted(self._dense())
+
+    def dense(self, name: str) -> Any:
+        """A dense value: nested dicts, lists and tensors, or tensors by name.
+
+        Raises:
+            MismatchError: there is none of this name.
+            DamagedError: its file is not what was written.
+        """
+        found = self._dense()
+        if name not in found:
+            raise MismatchError(
+                f"{self.files.url} has no dense value {name!r}; it has {', '.join(sorted(found))}"
+            )
+        file = found[name]
+        if file.path.endswith(".state"):
+            return self._state(file)
+        return _tensors(self.read_whole(file), self.files.name(file.path))
+
+    def _dense(self) -> dict[str, StateFile]:
+        return {
+            file.path.removeprefix("dense/").rpartition(".")[0]: file
+            for file in self.manifest.dense
+        }
+
+    def read_whole(self, file: StateFile) -> bytearray:
+        """The bytes of a file of state.
+
+        Raises:
+            DamagedError: they are not what was written.
+        """
+        name = self.files.name(file.path)
+        try:
+            size = self.files.size(file.path)
+        except FileNotFoundError:
+            raise DamagedError(name, f"{file.bytes} bytes", "no file") from None
+        if size != file.bytes:
+            raise DamagedError(name, f"{file.bytes} bytes", f"{size}")
+        data = self.files.read(file.path, 0, size)
+        found = to_hex(xxh3(data))
+        if found != file.xxh3:
+            raise DamagedError(name, f"checksum {file.xxh3}", found)
+        return data
+
+    def _state(self, file: StateFile) -> Any:
+        data = self.read_whole(file)
+        try:
+            return decode(bytes(data), STATE)
+        except Exception as error:  # the bytes are not trusted: anything may come of them
+            raise DamagedError(
+                self.files.name(file.path), "an encoded state", f"{type(error).__name__}: {error}"
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"SnapshotReader({self.files.url!r})"
+
+
+def open_snapshot(
+    url: str | os.PathLike[str], step: int | None = None, strict: bool = False
+) -> SnapshotReader:
+    """Opens a snapshot and those it is a delta to.
+
+    Args:
+        url: a directory of snapshots or one of them, local or an fsspec URL.
+        step: which one of the directory; default, the newest.
+        strict: whether to refuse when the newest is damaged. Otherwise the newest that is not
+            is opened, with a warning.
+
+    Raises:
+        FileNotFoundError: there is no snapshot.
+        SnapshotError: it is damaged, or a later version of recis wrote it.
+    """
+    url = os.fspath(url).rstrip("/") or "/"
+    folder, _, leaf = url.rpartition("/")
+    own = parse_step(leaf)
+    if own is not None:
+        if step not in (None, own):
+            raise ValueError(f"{url} is the snapshot of step {own}, asked for step {step}")
+        return _open_step(folder or ".", own)
+    if step is not None:
+        return _open_step(url, step)
+    steps = list_steps(url)
+    if not steps:
+        raise FileNotFoundError(f"{url}: there is no snapshot in it")
+    refused: SnapshotError | None = None
+    for candidate in reversed(steps):
+        try:
+            found = _open_step(url, candidate)
+        except SnapshotError as error:
+            if strict:
+                raise
+            refused = refused or error
+            logger.warning("%s cannot be used: %s", step_name(candidate), error)
+        else:
+            if refused is not None:
+                logger.warning("%s: fell back to %s", url, step_name(candidate))
+            return found
+    assert refused is not None
+    raise refused
+
+
+def list_steps(url: str | os.PathLike[str]) -> list[int]:
+    """The steps of which there is a snapshot, damaged or not, ascending."""
+    files = open_files(url)
+    found = {step for name in files.list() if (step := parse_step(name)) is not None}
+    if not found:
+        found = _hinted(files)
+    return [step for step in sorted(found) if files.exists(f"{step_name(step)}/{MANIFEST}")]
+
+
+def _hinted(files: Files) -> set[int]:
+    """The step that `latest` names, for systems that cannot list."""
+    try:
+        name = files.read(LATEST, 0, min(files.size(LATEST), 100)).decode("ascii", "replace")
+    except FileNotFoundError:
+        return set()
+    step = parse_step(name.strip())
+    return set() if step is None else {step}
+
+
+def _open_step(root: str, step: int) -> SnapshotReader:
+    """A snapshot with its parents, the sizes of all files checked."""
+    opened: list[tuple[Files, Manifest, str]] = []
+    expected: str | None = None
+    at: int | None = step
+    while at is not None:
+        files = open_files(f"{root}/{step_name(at)}")
+        try:
+            manifest, checksum = read_manifest(files)
+        except FileNotFoundError:
+            if expected is None:
+                raise
+            raise DamagedError(files.url, "the parent of a later snapshot", "none") from None
+        if manifest.step != at:
+            raise DamagedError(files.name(MANIFEST), f"step {at}", f"step {manifest.step}")
+        if expected is not None and checksum != expected:
+            raise DamagedError(
+                files.name(MANIFEST),
+                f"checksum {expected}, as the delta that follows it says",
+                checksum,
+            )
+        opened.append((files, manifest, checksum))
+        parent = manifest.parent
+        at, expected = (None, None) if parent is None else (parent.step, parent.manifest_xxh3)
+    chain: list[SnapshotReader] = []
+    for files, manifest, checksum in reversed(opened):
+        if chain:
+            _check_follows(files, manifest, chain[-1].manifest)
+        chain.append(SnapshotReader(files, manifest, checksum, chain))
+        check_sizes(files, manifest)
+    return chain[-1]
+
+
+def _check_follows(files: Files, manifest: Manifest, parent: Manifest) -> None:
+    for name, table in manifest.tables.items():
+        before = parent.tables.get(name)
+        if before is None:
+            continue
+        if table.slots[: len(before.slots)] != before.slots:
+            raise DamagedError(
+                files.name(MANIFEST), f"table {name!r} with the slots of the parent", "others"
+            )
+        if table.slice_size != before.slice_size:
+            raise DamagedError(
+                files.name(MANIFEST),
+                f"table {name!r} with slice_size {before.slice_size}, as in the parent",
+                f"{table.slice_size}",
+            )
+
+
+def check_sizes(files: Files, manifest: Manifest) -> None:
+    """Raises DamagedError unless every file is there and has the size it should have."""
+    expected = [(file.path, file.bytes) for file in manifest.dense]
+    for table in manifest.tables.values():
+        expected += [(file.path, file.bytes) for file in table.files]
+        expected += [(file.path, file.bytes) for file in table.policies]
+
+    def check(path: str, size: int) -> None:
+        try:
+            found = str(files.size(path))
+        except FileNotFoundError:
+            found = "no file"
+        if found != str(size):
+            raise DamagedError(files.name(path), f"{size} bytes", found)
+
+    with ThreadPoolExecutor(16, "recis-sizes") as pool:
+        for future in [pool.submit(check, path, size) for path, size in expected]:
+            future.result()
+
+
+# ---- merging a chain ----
+
+
+class _Part(NamedTuple):
+    """Some slices of a file that take part in a merge."""
+
+    level: int  # the place of its snapshot in the chain
+    file: SparseFile
+    first: int  # rows [first, last) of the file
+    last: int
+    ids: Tensor
+    held: dict[str, Tensor]  # slots of these rows that were read already
+
+
+class _Merge:
+    """Rows of one table, out of all snapshots of a chain."""
+
+    def __init__(
+        self, reader: SnapshotReader, table: str, slots: list[SlotInfo], max_bytes: int
+    ) -> None:
+        self._table = table
+        self._slots = slots
+        self.max_bytes = max_bytes
+        self._row_bytes = 8 + sum(slot.row_bytes for slot in slots)
+        self._slice_size = reader.table(table).slice_size
+        self._sources = reader.sources(table)
+
+    def windows(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Runs of slices to be merged at once, `(begin, end, bytes)`, cut between groups."""
+        limit = min(_RUN_BYTES, self.max_bytes)
+        base = self._sources[0]
+        for info in base.table(self._table).rows_files():
+            if info.slice_end <= begin or end <= info.slice_begin:
+                continue
+            file = base.open_file(self._table, info)
+            start = None
+            for group in range(
+                *file.groups_of(max(begin, info.slice_begin), min(end, info.slice_end))
+            ):
+                low, high = file.group_slices(group)
+                low, high = max(low, begin), min(high, end)
+                if start is not None and self._bytes(start, high) > limit:
+                    yield start, low, self._bytes(start, low)
+                    start = low
+                start = low if start is None else start
+            if start is not None:
+                last = min(info.slice_end, end)
+                yield start, last, self._bytes(start, last)
+
+    def _files(self, begin: int, end: int) -> Iterator[tuple[int, SparseFile]]:
+        for level, source in enumerate(self._sources):
+            for info in source.table(self._table).files:
+                if info.slice_begin < end and begin < info.slice_end:
+                    yield level, source.open_file(self._table, info)
+
+    def _bytes(self, begin: int, end: int) -> int:
+        """What the groups with these slices take, at most."""
+        total = 0
+        for _, file in self._files(begin, end):
+            groups = file.groups_of(
+                max(begin, file.info.slice_begin), min(end, file.info.slice_end)
+            )
+            first, last = file.row_range(
+                file.group_slices(groups[0])[0], file.group_slices(groups[1] - 1)[1]
+            )
+            total += (last - first) * (8 if file.info.kind == "deleted" else self._row_bytes)
+        return total
+
+    def pieces(self, begin: int, end: int, total: int) -> Iterator[Rows]:
+        """The rows of a window."""
+        parts = [
+            self._part(level, file, begin, end, total <= self.max_bytes)
+            for level, file in self._files(begin, end)
+        ]
+        parts = [part for part in parts if part.last > part.first]
+        if not parts:
+            return
+        step = max(1, self.max_bytes // self._row_bytes)
+        if len(parts) == 1:
+            part = parts[0]
+            if part.file.info.kind == "deleted":
+                return
+            for first in range(part.first, part.last, step):
+                last = min(first + step, part.last)
+                slots = {slot.name: self._column(part, slot, first, last) for slot in self._slots}
+                yield Rows(part.ids[first - part.first : last - part.first], slots)
+            return
+        which, rows, wins = self._order(parts)
+        for at in range(0, len(which), step):
+            window = slice(at, at + step)
+            keep = wins[window]
+            if keep.any():
+                yield self._gather(parts, which[window][keep], rows[window][keep])
+
+    def _part(self, level: int, file: SparseFile, begin: int, end: int, hold: bool) -> _Part:
+        """Reads and verifies what a file has of these slices."""
+        begin, end = max(begin, file.info.slice_begin), min(end, file.info.slice_end)
+        groups = file.groups_of(begin, end)
+        start = file.row_range(*file.group_slices(groups[0]))[0]
+        first, last = file.row_range(begin, end)
+        cut = slice(first - start, last - start)
+        ids = file.read_groups("ids", *groups)[cut]
+        file.check_ids(ids, begin, end)
+        held = {}
+        for slot in self._slots:
+            if f"slot/{slot.name}" in file.columns():
+                values = file.read_groups(f"slot/{slot.name}", *groups)
+                if hold:
+                    held[slot.name] = values[cut]
+        return _Part(level, file, first, last, ids, held)
+
+    def _order(self, parts: list[_Part]) -> tuple[Array, Array, Array]:
+        """All rows in the order of slices and ids: `(part, row of its file, whether it wins)`."""
+        ids = np.concatenate([part.ids.numpy() for part in parts])
+        which = np.repeat(np.arange(len(parts)), [part.last - part.first for part in parts])
+        rows = np.concatenate([np.arange(part.first, part.last) for part in parts])
+        # A later snapshot wins; of one, rows win over deletions: an id may have come back.
+        ranks = np.array([-2 * p.level - (p.file.info.kind == "rows") for p in parts])
+        order = np.lexsort((ranks[which], ids, slices_of(ids, self._slice_size)))
+        ids, which, rows = ids[order], which[order], rows[order]
+        wins = np.ones(len(ids), bool)
+        wins[1:] = ids[1:] != ids[:-1]
+        wins &= np.array([part.file.info.kind == "rows" for part in parts])[which]
+        return which, rows, wins
+
+    def _gather(self, parts: list[_Part], which: Array, rows: Array) -> Rows:
+        count = len(which)
+        ids = torch.empty(count, dtype=torch.int64)
+        slots = {
+            slot.name: new_output((count, *slot.shape), DTYPES[slot.dtype])[0]
+            for slot in self._slots
+        }
+        for index in np.unique(which):
+            part = parts[index]
+            places = np.flatnonzero(which == index)
+            taken = rows[places]
+            first, last = int(taken[0]), int(taken[-1]) + 1
+            to, source = torch.from_numpy(places), torch.from_numpy(taken - first)
+            ids[to] = part.ids[first - part.first : last - part.first][source]
+            for slot in self._slots:
+                slots[slot.name][to] = self._column(part, slot, first, last)[source]
+        return Rows(ids, slots)
+
+    def _column(self, part: _Part, slot: SlotInfo, first: int, last: int) -> Tensor:
+        """A slot of rows `[first, last)` of the file, verified before."""
+        if slot.name in part.held:
+            return part.held[slot.name][first - part.first : last - part.first]
+        if f"slot/{slot.name}" in part.file.columns():
+            return part.file.read_rows(f"slot/{slot.name}", first, last)
+        dtype = DTYPES[slot.dtype]
+        initial = slot.initial if dtype.is_floating_point else int(slot.initial)
+        return torch.full((last - first, *slot.shape), initial, dtype=dtype)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, merge: _Merge, begin: int, end: int, parallel: int
+) -> Iterator[Rows]:
+    """The rows of all windows, some of which are read ahead."""
+    ahead: deque[tuple[Future[list[Rows]], int]] = deque()
+    held = 0
+    try:
+        for low, high, total in merge.windows(begin, end):
+            small = total <= merge.max_bytes
+            while ahead and (not small or len(ahead) >= parallel or held + total > merge.max_bytes):
+                future, size = ahead.popleft()
+                yield from future.result()
+                held -= size
+            if small:
+                ahead.append(
+                    (pool.submit(lambda *w: list(merge.pieces(*w)), low, high, total), total)
+                )
+                held += total
+            else:
+                yield from merge.pieces(low, high, total)
+        while ahead:
+            yield from ahead.popleft()[0].result()
+    finally:
+        for future, _ in ahead:
+            future.cancel()
+
+
+def _tensors(data: bytearray, path: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, sharing its bytes."""
+    header = parse(lambda offset, count: data[offset : offset + count], len(data), path)
+    whole = torch.frombuffer(data, dtype=torch.uint8)
+    found = {}
+    for name, spec in header.tensors.items():
+        raw = whole[header.data_offset + spec.begin : header.data_offset + spec.end]
+        # Cloned where the file does not align them.
+        dtype = DTYPES[spec.dtype]
+        aligned = raw if raw.data_ptr() % dtype.itemsize == 0 else raw.clone()
+        found[name] = aligned.view(dtype).reshape(spec.shape)
+    return found

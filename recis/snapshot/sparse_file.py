@@ -1,0 +1,245 @@
+"""One file of rows, or of ids that are gone: its layout, and reading it group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recis._tensors import new_output
+from recis.snapshot.checksum import bytes_of, to_hex, xxh3
+from recis.snapshot.errors import DamagedError
+from recis.snapshot.files import Files
+from recis.snapshot.header import DTYPES, TensorSpec, lay_out, parse
+from recis.snapshot.manifest import FileInfo, SlotInfo
+
+GROUP_SLICES = 256
+"""Slices of a group, which has checksums of its own."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def payload_order(slots: Sequence[SlotInfo]) -> list[SlotInfo]:
+    """Slots in the order of their bytes: by falling size of their dtype."""
+    return sorted(slots, key=lambda slot: -DTYPES[slot.dtype].itemsize)
+
+
+def group_count(slices: int) -> int:
+    """Groups of so many slices."""
+    return -(-slices // GROUP_SLICES)
+
+
+def layout(slots: Sequence[SlotInfo], rows: int, slices: int) -> dict[str, TensorSpec]:
+    """The tensors of a file; `slots` are none in one of deleted ids."""
+    return lay_out(
+        [
+            ("ids", "I64", (rows,)),
+            ("slice_offsets", "I64", (slices + 1,)),
+            ("checksums", "I64", (group_count(slices), 1 + len(slots))),
+            *(
+                (f"slot/{slot.name}", slot.dtype, (rows, *slot.shape))
+                for slot in payload_order(slots)
+            ),
+        ]
+    )
+
+
+def metadata(
+    table: str, file: FileInfo, slice_size: int, checksums: dict[str, str]
+) -> dict[str, str]:
+    """What a file says of itself."""
+    return {
+        "recis": "1",
+        "kind": file.kind,
+        "table": table,
+        "shard": str(file.shard),
+        "shards": str(file.shards),
+        "part": str(file.part),
+        "slice_begin": str(file.slice_begin),
+        "slice_end": str(file.slice_end),
+        "slice_size": str(slice_size),
+        **{f"xxh3/{name}": checksum for name, checksum in checksums.items()},
+    }
+
+
+def slices_of(ids: Array, slice_size: int) -> Array:
+    """The slice of each id, uint64."""
+    return ids.view(np.uint64) % np.uint64(slice_size)
+
+
+class SparseFile:
+    """An open file. What it says of itself is held against the manifest; threads may share it.
+
+    Args:
+        files: of the snapshot.
+        table: the table's name.
+        info: what the manifest says of the file.
+        slots: those of the table in this snapshot.
+        slice_size: of the table.
+
+    Raises:
+        DamagedError: the file is not what the manifest says.
+    """
+
+    def __init__(
+        self, files: Files, table: str, info: FileInfo, slots: Sequence[SlotInfo], slice_size: int
+    ) -> None:
+        self._files = files
+        self.info = info
+        self.name = files.name(info.path)
+        self._slots = {slot.name: slot for slot in slots} if info.kind == "rows" else {}
+        self._slice_size = slice_size
+        header = self._open()
+        self._begin = {
+            name: header.data_offset + spec.begin for name, spec in header.tensors.items()
+        }
+        slices = info.slice_end - info.slice_begin
+        expected = layout(list(self._slots.values()), info.rows, slices)
+        if header.tensors != expected:
+            raise DamagedError(self.name, f"tensors {_brief(expected)}", _brief(header.tensors))
+        if info.xxh3.keys() != expected.keys():
+            raise DamagedError(
+                self.name, f"checksums of {sorted(expected)}", f"{sorted(info.xxh3)}"
+            )
+        said = metadata(table, info, slice_size, info.xxh3)
+        if header.metadata != said:
+            differs = {
+                key
+                for key in said.keys() | header.metadata.keys()
+                if said.get(key) != header.metadata.get(key)
+            }
+            key = min(differs)
+            raise DamagedError(
+                self.name, f"metadata {key!r} {said.get(key)!r}", f"{header.metadata.get(key)!r}"
+            )
+        self.offsets: Array = self._whole("slice_offsets", slices + 1)
+        """The first row of each slice, and the count of rows."""
+        groups = group_count(slices)
+        sums = self._whole("checksums", groups * (1 + len(self._slots)))
+        self._sums = sums.view(np.uint64).reshape(groups, 1 + len(self._slots))
+        self._check()
+
+    def _open(self) -> Any:
+        path = self.info.path
+        try:
+            size = self._files.size(path)
+        except FileNotFoundError:
+            raise DamagedError(self.name, f"{self.info.bytes} bytes", "no file") from None
+        if size != self.info.bytes:
+            raise DamagedError(self.name, f"{self.info.bytes} bytes", f"{size}")
+        return parse(lambda offset, count: self._files.read(path, offset, count), size, self.name)
+
+    def _whole(self, tensor: str, count: int) -> Array:
+        data = self._files.read(self.info.path, self._begin[tensor], count * 8)
+        self._compare(tensor, self.info.xxh3[tensor], to_hex(xxh3(data)), None)
+        return np.frombuffer(data, "<i8")
+
+    def _check(self) -> None:
+        offsets, rows = self.offsets, self.info.rows
+        if offsets[0] != 0 or offsets[-1] != rows or (offsets[1:] < offsets[:-1]).any():
+            raise DamagedError(
+                self.name,
+                f"numbers that rise from 0 to {rows}",
+                "others",
+                tensor="slice_offsets",
+            )
+        for name, column in self.columns().items():
+            found = to_hex(xxh3(np.ascontiguousarray(self._sums[:, column])))
+            self._compare(name, self.info.xxh3[name], found, None)
+
+    def columns(self) -> dict[str, int]:
+        """The tensors that are checked by group, and their columns of `checksums`."""
+        slots = payload_order(list(self._slots.values()))
+        return {"ids": 0, **{f"slot/{slot.name}": 1 + i for i, slot in enumerate(slots)}}
+
+    def groups(self) -> int:
+        """How many there are."""
+        return len(self._sums)
+
+    def group_slices(self, group: int) -> tuple[int, int]:
+        """The slices `(begin, end)` of a group."""
+        begin = self.info.slice_begin + group * GROUP_SLICES
+        return begin, min(begin + GROUP_SLICES, self.info.slice_end)
+
+    def groups_of(self, begin: int, end: int) -> tuple[int, int]:
+        """The groups `(first, past the last)` that hold slices `[begin, end)` of the file."""
+        first = (begin - self.info.slice_begin) // GROUP_SLICES
+        return first, group_count(end - self.info.slice_begin)
+
+    def row_range(self, begin: int, end: int) -> tuple[int, int]:
+        """The rows `(first, past the last)` of slices `[begin, end)`, cut to the file's."""
+        at = self.info.slice_begin
+        begin, end = max(begin, at), min(end, self.info.slice_end)
+        return int(self.offsets[begin - at]), int(self.offsets[max(begin, end) - at])
+
+    def read_rows(self, tensor: str, first: int, last: int) -> Tensor:
+        """Rows `[first, last)` of a tensor, not verified."""
+        dtype, shape = torch.int64, tuple[int, ...]()
+        if tensor != "ids":
+            slot = self._slots[tensor.removeprefix("slot/")]
+            dtype, shape = DTYPES[slot.dtype], slot.shape
+        out, _ = new_output((last - first, *shape), dtype)
+        if last > first:
+            row_bytes = out[0].nbytes
+            at = self._begin[tensor] + first * row_bytes
+            self._files.read_into(self.info.path, at, bytes_of(out))
+        return out
+
+    def read_groups(self, tensor: str, first: int, last: int) -> Tensor:
+        """The rows of groups `[first, last)` of a tensor, verified.
+
+        Raises:
+            DamagedError: a group is not what was written.
+        """
+        begin, end = self.group_slices(first)[0], self.group_slices(last - 1)[1]
+        row, past = self.row_range(begin, end)
+        out = self.read_rows(tensor, row, past)
+        column = self.columns()[tensor]
+        for group in range(first, last):
+            slices = self.group_slices(group)
+            a, b = self.row_range(*slices)
+            self._compare(
+                tensor,
+                to_hex(int(self._sums[group, column])),
+                to_hex(xxh3(bytes_of(out[a - row : b - row]))),
+                slices,
+            )
+        return out
+
+    def check_ids(self, ids: Tensor, begin: int, end: int) -> None:
+        """Raises DamagedError unless these ids of slices `[begin, end)` are where they belong."""
+        at = self.info.slice_begin
+        counts = np.diff(self.offsets[begin - at : end - at + 1])
+        expected = np.repeat(np.arange(begin, end, dtype=np.uint64), counts)
+        found = ids.numpy()
+        same_slice = expected[1:] == expected[:-1]
+        if (slices_of(found, self._slice_size) != expected).any():
+            what = "an id of another slice"
+        elif (same_slice & (found[1:] <= found[:-1])).any():
+            what = "ids that do not rise in a slice"
+        else:
+            return
+        raise DamagedError(
+            self.name,
+            "ids by slice, and by id in a slice",
+            what,
+            tensor="ids",
+            slices=(begin, end),
+        )
+
+    def _compare(
+        self, tensor: str, expected: str, found: str, slices: tuple[int, int] | None
+    ) -> None:
+        if found != expected:
+            raise DamagedError(
+                self.name, f"checksum {expected}", found, tensor=tensor, slices=slices
+            )
+
+
+def _brief(tensors: dict[str, TensorSpec]) -> str:
+    return ", ".join(f"{name} {spec.dtype}{list(spec.shape)}" for name, spec in tensors.items())[
+        :500
+    ]
