@@ -28,7 +28,8 @@ from recis.snapshot.manifest import (
     TableInfo,
     read_manifest,
 )
-from recis.snapshot.names import LATEST, MANIFEST, parse_step, step_name
+from recis.snapshot.names import MANIFEST, parse_step, step_name
+from recis.snapshot.publish import steps
 from recis.snapshot.sparse_file import Array, SparseFile, slices_of
 
 logger = logging.getLogger(__name__)
@@ -234,11 +235,11 @@ def open_snapshot(
         return _open_step(folder or ".", own)
     if step is not None:
         return _open_step(url, step)
-    steps = list_steps(url)
-    if not steps:
+    found_steps = steps(url)
+    if not found_steps:
         raise FileNotFoundError(f"{url}: there is no snapshot in it")
     refused: SnapshotError | None = None
-    for candidate in reversed(steps):
+    for candidate in reversed(found_steps):
         try:
             found = _open_step(url, candidate)
         except SnapshotError as error:
@@ -252,25 +253,6 @@ def open_snapshot(
             return found
     assert refused is not None
     raise refused
-
-
-def list_steps(url: str | os.PathLike[str]) -> list[int]:
-    """The steps of which there is a snapshot, damaged or not, ascending."""
-    files = open_files(url)
-    found = {step for name in files.list() if (step := parse_step(name)) is not None}
-    if not found:
-        found = _hinted(files)
-    return [step for step in sorted(found) if files.exists(f"{step_name(step)}/{MANIFEST}")]
-
-
-def _hinted(files: Files) -> set[int]:
-    """The step that `latest` names, for systems that cannot list."""
-    try:
-        name = files.read(LATEST, 0, min(files.size(LATEST), 100)).decode("ascii", "replace")
-    except FileNotFoundError:
-        return set()
-    step = parse_step(name.strip())
-    return set() if step is None else {step}
 
 
 def _open_step(root: str, step: int) -> SnapshotReader:

@@ -1,0 +1,447 @@
+"""Writing the files of a draft: rows of a cut or of another snapshot, and states."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recis import _engine
+from recis._state import encode
+from recis._tensors import DTYPES as ENGINE_DTYPES
+from recis.snapshot import header
+from recis.snapshot.checksum import bytes_of, to_hex, xxh3
+from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
+from recis.snapshot.names import check_table, deleted_path, rows_path
+from recis.snapshot.publish import Draft
+from recis.snapshot.read import STATE, Rows
+from recis.snapshot.sparse_file import (
+    GROUP_SLICES,
+    Array,
+    group_count,
+    layout,
+    metadata,
+    payload_order,
+    slices_of,
+)
+
+PART_BYTES = 256 << 20
+"""What a part is to take at most; a slice is never split."""
+
+
+class Cut(Protocol):
+    """The content of a table at one moment; see `_engine.Cut`."""
+
+    def slots(self) -> list[_engine.Slot]:
+        """Those of that moment."""
+
+    def count_slices(self, slice_size: int, counts: int) -> None:
+        """Rows per slice."""
+
+    @property
+    def deleted_rows(self) -> int:
+        """Ids that are gone."""
+
+    def deleted(self, capacity: int, ids: int) -> int:
+        """Those ids."""
+
+    def write_part(
+        self, path: str, data_offset: int, slice_size: int, begin: int, end: int
+    ) -> list[int]:
+        """Writes a payload and returns the checksums of its tensors."""
+
+
+def slots_of(cut: Cut) -> tuple[SlotInfo, ...]:
+    """The slots of a cut as a manifest has them."""
+    return tuple(
+        SlotInfo(
+            slot.name,
+            header.NAME_OF[ENGINE_DTYPES[slot.dtype]],
+            tuple(slot.shape),
+            slot.initial,
+        )
+        for slot in cut.slots()
+    )
+
+
+def write_table(
+    draft: Draft,
+    cut: Cut,
+    name: str,
+    about: TableInfo,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    slices: tuple[int, int] | None = None,
+    delta: bool = False,
+    parallel: int = 4,
+    part_bytes: int = PART_BYTES,
+) -> TableInfo:
+    """Writes the rows of a shard of a table, and for a delta the ids that are gone.
+
+    Args:
+        draft: what to write into.
+        cut: the rows.
+        name: of the table.
+        about: slots, slice_size and all that is no file.
+        shard: which one this is.
+        shards: how many there are.
+        slices: those of the shard; default, all.
+        delta: whether the cut is one.
+        parallel: how many parts are written at once.
+        part_bytes: of a part.
+
+    Returns:
+        `about` with this shard's files and rows.
+
+    Raises:
+        OSError: they cannot be written.
+        ValueError: a name cannot be part of a snapshot.
+    """
+    check_table(name)
+    begin, end = (0, about.slice_size) if slices is None else slices
+    counts = np.zeros(about.slice_size, np.int64)
+    cut.count_slices(about.slice_size, counts.ctypes.data)
+    parts = cut_parts(counts[begin:end], begin, about.slots, part_bytes)
+
+    def write(part: int) -> FileInfo:
+        low, high = parts[part]
+        file = FileInfo(
+            rows_path(name, shard, shards, part), 0, "rows", int(counts[low:high].sum()),
+            shard, shards, part, low, high, {},
+        )  # fmt: skip
+        path = draft.path(file.path)
+        tensors = layout(about.slots, file.rows, high - low)
+        offset = len(_header(name, file, about.slice_size, tensors, [0] * len(tensors))[0])
+        _remove(path)
+        sums = cut.write_part(path, offset, about.slice_size, low, high)
+        return _finish(path, name, file, about.slice_size, tensors, sums)
+
+    with ThreadPoolExecutor(max(1, parallel), "recis-write") as pool:
+        files = list(pool.map(write, range(len(parts))))
+    if delta:
+        gone = torch.empty(cut.deleted_rows, dtype=torch.int64)
+        gone = gone[: cut.deleted(gone.numel(), gone.data_ptr())]
+        files.append(
+            write_deleted(
+                draft, name, gone, about.slice_size, shard=shard, shards=shards, slices=slices
+            )
+        )
+    return collect(about, files)
+
+
+def write_deleted(
+    draft: Draft,
+    name: str,
+    ids: Tensor,
+    slice_size: int,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    slices: tuple[int, int] | None = None,
+) -> FileInfo:
+    """Writes those of the distinct ids int64 `(n,)` that a shard lost since the parent."""
+    begin, end = (0, slice_size) if slices is None else slices
+    found = ids.numpy()
+    of = slices_of(found, slice_size)
+    inside = (of >= begin) & (of < end)
+    found, of = found[inside], of[inside]
+    order = np.lexsort((found, of))
+    counts = np.bincount((of - np.uint64(begin)).astype(np.int64), minlength=end - begin)
+    part = _PartWriter(
+        draft,
+        name,
+        FileInfo(
+            deleted_path(name, shard, shards), 0, "deleted", len(found),
+            shard, shards, 0, begin, end, {},
+        ),
+        (),
+        slice_size,
+        counts,
+    )  # fmt: skip
+    with part:
+        part.append(Rows(torch.from_numpy(found[order]), {}))
+        return part.finish()
+
+
+def write_rows(
+    draft: Draft,
+    rows: Iterable[Rows],
+    counts: Array,
+    name: str,
+    about: TableInfo,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    slices: tuple[int, int] | None = None,
+    part_bytes: int = PART_BYTES,
+) -> TableInfo:
+    """Writes rows that come from elsewhere, such as `SnapshotReader.read_rows`.
+
+    Args:
+        draft: what to write into.
+        rows: with all slots, by slice, and by id in a slice.
+        counts: int64 `(slice_size,)`, rows of each slice.
+        name: of the table.
+        about: slots, slice_size and all that is no file.
+        shard: which one this is.
+        shards: how many there are.
+        slices: those of the shard, and of the rows; default, all.
+        part_bytes: of a part.
+
+    Returns:
+        `about` with this shard's files and rows.
+
+    Raises:
+        OSError: they cannot be written.
+        ValueError: there are other rows than `counts` says.
+    """
+    check_table(name)
+    begin, end = (0, about.slice_size) if slices is None else slices
+    files = []
+    pending = iter(rows)
+    rest: Rows | None = None
+    for part, (low, high) in enumerate(
+        cut_parts(counts[begin:end], begin, about.slots, part_bytes)
+    ):
+        wanted = int(counts[low:high].sum())
+        file = FileInfo(
+            rows_path(name, shard, shards, part), 0, "rows", wanted,
+            shard, shards, part, low, high, {},
+        )  # fmt: skip
+        with _PartWriter(
+            draft, name, file, about.slots, about.slice_size, counts[low:high]
+        ) as writer:
+            while wanted:
+                piece = rest if rest is not None else next(pending, None)
+                if piece is None:
+                    raise ValueError(f"table {name!r}: {wanted} rows fewer than were counted")
+                taken, rest = _split(piece, wanted)
+                writer.append(taken)
+                wanted -= taken.ids.numel()
+            files.append(writer.finish())
+    if rest is not None or next(pending, None) is not None:
+        raise ValueError(f"table {name!r}: more rows than were counted")
+    return collect(about, files)
+
+
+def count_slices(rows: Iterable[Rows], slice_size: int) -> Array:
+    """Rows of each slice, int64 `(slice_size,)`: what `write_rows` must know ahead."""
+    counts = np.zeros(slice_size, np.int64)
+    for piece in rows:
+        of = slices_of(piece.ids.numpy(), slice_size).astype(np.int64)
+        counts += np.bincount(of, minlength=slice_size)
+    return counts
+
+
+def write_state(
+    draft: Draft, relative: str, value: Any, shard: int = 0, shards: int = 1
+) -> StateFile:
+    """Writes nested dicts, lists, tensors and plain values.
+
+    Raises:
+        TypeError: something else is among them; the message names its place.
+    """
+    return _write_file(draft, relative, [encode(value, STATE)], shard, shards)
+
+
+def write_tensors(draft: Draft, relative: str, tensors: dict[str, Tensor]) -> StateFile:
+    """Writes dense tensors as a safetensors file.
+
+    Raises:
+        ValueError: a name or dtype cannot be written; `write_state` can.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in header.NAME_OF:
+            raise ValueError(
+                f"tensor {name!r}: a {tensor.dtype} cannot be saved as a dense tensor; it can be "
+                "as part of a state"
+            )
+    flat = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    # Those of the largest elements first, so that all are aligned.
+    flat = dict(sorted(flat.items(), key=lambda item: -item[1].dtype.itemsize))
+    specs = header.lay_out([(n, header.NAME_OF[t.dtype], tuple(t.shape)) for n, t in flat.items()])
+    head = header.compose(specs, {"recis": "1", "kind": "dense"})
+    return _write_file(draft, relative, [head, *(bytes_of(t).data for t in flat.values())])
+
+
+def collect(about: TableInfo, files: Sequence[FileInfo]) -> TableInfo:
+    """A table with these files."""
+    return replace(
+        about,
+        files=tuple(sorted(files, key=lambda file: (file.slice_begin, file.slice_end, file.kind))),
+        rows=sum(file.rows for file in files if file.kind == "rows"),
+        deleted=sum(file.rows for file in files if file.kind == "deleted"),
+    )
+
+
+def cut_parts(
+    counts: Array, begin: int, slots: Sequence[SlotInfo], part_bytes: int
+) -> list[tuple[int, int]]:
+    """Ranges of slices that take `part_bytes` at most, at least one; a slice is never split."""
+    row_bytes = 8 + sum(slot.row_bytes for slot in slots)
+    ends = np.cumsum(counts) * row_bytes
+    parts, at = [], 0
+    while at < len(counts):
+        before = int(ends[at - 1]) if at else 0
+        past = int(np.searchsorted(ends, before + part_bytes, side="right"))
+        past = min(max(past, at + 1), len(counts))
+        parts.append((begin + at, begin + past))
+        at = past
+    return parts or [(begin, begin)]
+
+
+class _PartWriter:
+    """A file of rows that come in order, piece by piece."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        table: str,
+        file: FileInfo,
+        slots: Sequence[SlotInfo],
+        slice_size: int,
+        counts: Array,
+    ) -> None:
+        self._path = draft.path(file.path)
+        self._table = table
+        self._file = file
+        self._slots = payload_order(slots)
+        self._slice_size = slice_size
+        self._offsets = np.concatenate([[0], np.cumsum(counts)]).astype("<i8")
+        self._tensors = layout(slots, file.rows, file.slice_end - file.slice_begin)
+        zeros = [0] * len(self._tensors)
+        self._data = len(_header(table, file, slice_size, self._tensors, zeros)[0])
+        self._rows = 0
+        self._handle = os.open(
+            self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666
+        )
+
+    def append(self, rows: Rows) -> None:
+        """Writes the next rows."""
+        columns = {"ids": rows.ids}
+        for slot in self._slots:
+            columns[f"slot/{slot.name}"] = rows.slots[slot.name].contiguous()
+        for name, values in columns.items():
+            at = self._data + self._tensors[name].begin
+            row_bytes = values.nbytes // max(1, len(values))
+            _put(self._handle, bytes_of(values), at + self._rows * row_bytes)
+        self._rows += len(rows.ids)
+
+    def finish(self) -> FileInfo:
+        """Writes all but the rows. What was written is read once more to sum it up."""
+        columns = ["ids", *(f"slot/{slot.name}" for slot in self._slots)]
+        groups = group_count(len(self._offsets) - 1)
+        sums = np.zeros((groups, len(columns)), "<u8")
+        for column, name in enumerate(columns):
+            spec = self._tensors[name]
+            row_bytes = (spec.end - spec.begin) // max(1, self._file.rows)
+            for group in range(groups):
+                first = int(self._offsets[group * GROUP_SLICES])
+                last = int(self._offsets[min((group + 1) * GROUP_SLICES, len(self._offsets) - 1)])
+                data = bytearray((last - first) * row_bytes)
+                _get(self._handle, data, self._data + spec.begin + first * row_bytes)
+                sums[group, column] = xxh3(data)
+        of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(columns)}
+        for name, values in [("slice_offsets", self._offsets), ("checksums", sums)]:
+            _put(
+                self._handle,
+                values.reshape(-1).view(np.uint8),
+                self._data + self._tensors[name].begin,
+            )
+            of[name] = xxh3(values)
+        return _finish(
+            self._path,
+            self._table,
+            self._file,
+            self._slice_size,
+            self._tensors,
+            [of[name] for name in self._tensors],
+        )
+
+    def __enter__(self) -> _PartWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._handle)
+
+
+def _header(
+    table: str,
+    file: FileInfo,
+    slice_size: int,
+    tensors: dict[str, header.TensorSpec],
+    sums: Sequence[int],
+) -> tuple[bytes, dict[str, str]]:
+    """A file's header, as long whatever the checksums, and these as text."""
+    texts = {name: to_hex(value) for name, value in zip(tensors, sums, strict=True)}
+    return header.compose(tensors, metadata(table, file, slice_size, texts)), texts
+
+
+def _finish(
+    path: str,
+    table: str,
+    file: FileInfo,
+    slice_size: int,
+    tensors: dict[str, header.TensorSpec],
+    sums: Sequence[int],
+) -> FileInfo:
+    head, texts = _header(table, file, slice_size, tensors, sums)
+    end = len(head) + max(spec.end for spec in tensors.values())
+    handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        _put(handle, np.frombuffer(head, np.uint8), 0)
+        os.ftruncate(handle, end)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return replace(file, bytes=end, xxh3=texts)
+
+
+def _write_file(
+    draft: Draft, relative: str, pieces: list[Any], shard: int = 0, shards: int = 1
+) -> StateFile:
+    data = b"".join(pieces)
+    with open(draft.path(relative), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return StateFile(relative, len(data), to_hex(xxh3(data)), shard, shards)
+
+
+def _split(rows: Rows, count: int) -> tuple[Rows, Rows | None]:
+    if rows.ids.numel() <= count:
+        return rows, None
+    halves = [slice(None, count), slice(count, None)]
+    first, rest = (
+        Rows(rows.ids[half], {name: values[half] for name, values in rows.slots.items()})
+        for half in halves
+    )
+    return first, rest
+
+
+def _put(handle: int, data: Array, offset: int) -> None:
+    view, done = data.data, 0
+    while done < len(view):
+        done += os.pwrite(handle, view[done:], offset + done)
+
+
+def _get(handle: int, buffer: bytearray, offset: int) -> None:
+    view, done = memoryview(buffer), 0
+    while done < len(view):
+        count = os.preadv(handle, [view[done:]], offset + done)
+        if count == 0:
+            raise OSError(f"a file ends at {offset + done} that was just written")
+        done += count
+
+
+def _remove(path: str) -> None:
+    """Of an earlier save that was cut short, in a draft that several processes share."""
+    if os.path.lexists(path):
+        os.unlink(path)
