@@ -38,7 +38,7 @@ class IdsSource : public SnapshotSource {
       const uint32_t slice = SliceOf(ids_[i], slices);
       if (slice >= begin && slice < end) rows->push_back({ids_[i], kNoRow});
     }
-    SortBySlice(slices, rows);
+    SortBySlice(slices, begin, end, rows);
     return {};
   }
   Status Gather(const RowOfId*, int64_t, const std::vector<std::byte*>&) const override {

@@ -14,6 +14,7 @@ namespace recis {
 namespace {
 
 constexpr uint64_t kPage = DirectFile::kPageBytes;
+constexpr size_t kMinPieceBytes = 16 * kPage;
 constexpr size_t kMaxPieceBytes = size_t{4} << 20;
 constexpr size_t kSparePieces = 4;  // beyond one for each section that is being filled
 
@@ -47,8 +48,8 @@ Result<std::unique_ptr<DirectFile>> DirectFile::Create(const std::string& path, 
   }
   if (file->file_ < 0) return IoError(errno, path, "make the file");
   const size_t pieces = sizes.size() + kSparePieces;
-  file->piece_bytes_ =
-      std::clamp<size_t>(Down(kMemoryBytes / pieces - kPage), kPage, kMaxPieceBytes - kPage);
+  file->piece_bytes_ = std::clamp<size_t>(Down(kMemoryBytes / pieces - kPage), kMinPieceBytes,
+                                          kMaxPieceBytes - kPage);
   for (size_t i = 0; i < pieces; ++i) file->idle_.push_back(std::make_unique<Piece>());
   file->thread_ = std::thread(&DirectFile::Run, file.get());
   return file;
@@ -59,7 +60,7 @@ DirectFile::~DirectFile() {
   if (file_ >= 0) Env::Get().Close(file_);
 }
 
-Result<std::unique_ptr<DirectFile::Piece>> DirectFile::TakePiece() {
+Result<std::unique_ptr<DirectFile::Piece>> DirectFile::TakePiece(uint64_t offset) {
   Yielding<std::unique_lock<std::mutex>> lock(mutex_);
   changed_.wait(lock, [this] { return !idle_.empty() || !failure_.ok(); });
   if (!failure_.ok()) return failure_;
@@ -70,40 +71,59 @@ Result<std::unique_ptr<DirectFile::Piece>> DirectFile::TakePiece() {
     piece->memory = BufferCache::Get(piece_bytes_ + kPage);
     piece->data = Aligned(piece->memory);
   }
+  piece->offset = offset;
   return piece;
 }
 
-Status DirectFile::Append(size_t number, const void* data, size_t bytes) {
+Result<std::byte*> DirectFile::Reserve(size_t number, size_t bytes) {
   Section& section = sections_[number];
-  RECIS_CHECK(section.next + bytes <= section.end);
+  RECIS_CHECK(bytes <= room() && section.next + bytes <= section.end);
+  if (section.piece && section.next + bytes > section.piece->offset + piece_bytes_) {
+    // The page that is not full yet is where the next piece begins.
+    Result<std::unique_ptr<Piece>> next = TakePiece(Down(section.next));
+    if (!next.ok()) return next.status();
+    const uint64_t begin = std::max(next.value()->offset, section.begin);
+    std::memcpy(next.value()->data + (begin - next.value()->offset),
+                section.piece->data + (begin - section.piece->offset), section.next - begin);
+    Submit(section, std::exchange(section.piece, std::move(next.value())));
+  } else if (!section.piece) {
+    Result<std::unique_ptr<Piece>> first = TakePiece(Down(section.next));
+    if (!first.ok()) return first.status();
+    section.piece = std::move(first.value());
+  }
+  return section.piece->data + (section.next - section.piece->offset);
+}
+
+void DirectFile::Advance(size_t number, size_t bytes) {
+  Section& section = sections_[number];
+  section.next += bytes;
+  if (section.next == section.end && section.piece) Submit(section, std::move(section.piece));
+}
+
+Status DirectFile::Append(size_t number, const void* data, size_t bytes) {
   const auto* from = static_cast<const std::byte*>(data);
   while (bytes > 0) {
-    if (!section.piece) {
-      Result<std::unique_ptr<Piece>> piece = TakePiece();
-      if (!piece.ok()) return piece.status();
-      section.piece = std::move(piece.value());
-      section.piece->offset = Down(section.next);
-    }
-    const uint64_t at = section.next - section.piece->offset;
-    const size_t count = std::min<uint64_t>(bytes, piece_bytes_ - at);
-    std::memcpy(section.piece->data + at, from, count);
+    const size_t count = std::min(bytes, room());
+    Result<std::byte*> to = Reserve(number, count);
+    if (!to.ok()) return to.status();
+    std::memcpy(to.value(), from, count);
+    Advance(number, count);
     from += count;
     bytes -= count;
-    section.next += count;
-    if (at + count == piece_bytes_ || section.next == section.end) Submit(section);
   }
   return {};
 }
 
-// Whole pages of the section go to the writer; parts of a page wait for the rest of it.
-void DirectFile::Submit(Section& section) {
-  std::unique_ptr<Piece> piece = std::move(section.piece);
+// Whole pages of the section go to the writer. Of its first page and its last, the rest is other
+// sections'; any other page that is not full yet is in the next piece too.
+void DirectFile::Submit(Section& section, std::unique_ptr<Piece> piece) {
+  const bool last = section.next == section.end;
   const uint64_t begin = std::max(section.begin, piece->offset), end = section.next;
   const uint64_t whole_begin = Up(begin), whole_end = std::max(Down(end), whole_begin);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (begin < whole_begin) KeepEdge(*piece, begin, std::min(end, whole_begin));
-    if (whole_end < end && end > whole_begin) KeepEdge(*piece, whole_end, end);
+    if (last && whole_end < end && end > whole_begin) KeepEdge(*piece, whole_end, end);
     piece->begin = whole_begin - piece->offset;
     piece->end = whole_end - piece->offset;
     (piece->begin < piece->end ? queued_.emplace_back(std::move(piece))

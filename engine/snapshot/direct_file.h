@@ -1,6 +1,6 @@
 // A file of known sections that grow side by side, written past the system's cache.
 //
-// Sections lie one behind the other without gaps. What is appended gathers in aligned buffers,
+// Sections lie one behind the other without gaps. What goes into them is put into aligned buffers,
 // which one background thread writes, with O_DIRECT where the file system can. Pages that two
 // sections share, and the last one, are put together in memory and written at the end.
 //
@@ -29,7 +29,7 @@ namespace recis {
 class DirectFile {
  public:
   static constexpr size_t kPageBytes = 4096;
-  static constexpr size_t kMemoryBytes = size_t{40} << 20;  // of all buffers together
+  static constexpr size_t kMemoryBytes = size_t{24} << 20;  // of all buffers together
 
   // A new file; fails if there is one. sizes: bytes of each section, the first of which begins at
   // `offset`, a multiple of kPageBytes.
@@ -37,7 +37,13 @@ class DirectFile {
                                                     const std::vector<uint64_t>& sizes);
   ~DirectFile();
 
-  // REQUIRES: the section has room for it. An error, then or later, is that of any write so far.
+  // The most that can be reserved at a time.
+  size_t room() const { return piece_bytes_ - kPageBytes; }
+  // Where the next bytes of a section go; written by the caller, who then says so with Advance().
+  // REQUIRES: bytes <= room(), and the section has as many left. An error is that of any write so
+  // far.
+  Result<std::byte*> Reserve(size_t section, size_t bytes);
+  void Advance(size_t section, size_t bytes);
   Status Append(size_t section, const void* data, size_t bytes);
   // REQUIRES: all sections are full. Returns when everything has been handed to the system.
   Status Close();
@@ -57,8 +63,8 @@ class DirectFile {
   };
 
   DirectFile(std::string path, uint64_t bytes) : path_(std::move(path)), bytes_(bytes) {}
-  Result<std::unique_ptr<Piece>> TakePiece();
-  void Submit(Section& section);
+  Result<std::unique_ptr<Piece>> TakePiece(uint64_t offset);
+  void Submit(Section& section, std::unique_ptr<Piece> piece);
   void KeepEdge(const Piece& piece, uint64_t begin, uint64_t end);
   void Run();
   Status Write(const std::byte* data, uint64_t offset, size_t bytes);

@@ -1,35 +1,32 @@
 #include "snapshot/part_writer.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <utility>
 
 #include "base/thread_pool.h"
 #include "device/memory.h"
 #include "snapshot/direct_file.h"
+#define XXH_STATIC_LINKING_ONLY  // for a state of known size
 #include "xxhash.h"
 
 namespace recis {
 namespace {
 
-constexpr size_t kChunkBytes = size_t{8} << 20;  // of records gathered at a time
+constexpr size_t kChunkBytes = size_t{1} << 20;  // of records gathered at a time: they stay cached
 constexpr int64_t kMaxChunkRows = 8192;
 
 // Sections of the file.
 constexpr size_t kIds = 0, kSliceOffsets = 1, kChecksums = 2, kSlots = 3;
 
-struct FreeState {
-  void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-};
-
 // The checksums of one column, group by group.
 class ColumnHash {
  public:
   // ends: the row after the last of each group.
-  explicit ColumnHash(const std::vector<int64_t>& ends) : ends_(ends), state_(XXH3_createState()) {
-    XXH3_64bits_reset(state_.get());
+  explicit ColumnHash(const std::vector<int64_t>& ends) : ends_(ends) {
+    XXH3_64bits_reset(&state_);
   }
 
   // Rows [first, first + n) of the part.
@@ -39,7 +36,7 @@ class ColumnHash {
       Finish(first);
       const int64_t until = std::min(end, ends_[sums_.size()]);
       const auto bytes = static_cast<size_t>(until - first) * row_bytes;
-      XXH3_64bits_update(state_.get(), values, bytes);
+      XXH3_64bits_update(&state_, values, bytes);
       values += bytes;
       first = until;
     }
@@ -54,14 +51,81 @@ class ColumnHash {
   // Ends the groups that have no row from `row` on.
   void Finish(int64_t row) {
     for (; sums_.size() < ends_.size() && ends_[sums_.size()] <= row;) {
-      sums_.push_back(XXH3_64bits_digest(state_.get()));
-      XXH3_64bits_reset(state_.get());
+      sums_.push_back(XXH3_64bits_digest(&state_));
+      XXH3_64bits_reset(&state_);
     }
   }
 
   const std::vector<int64_t>& ends_;
-  std::unique_ptr<XXH3_state_t, FreeState> state_;
+  XXH3_state_t state_;
   std::vector<uint64_t> sums_;
+};
+
+// The ids and slots of some rows at a time, gathered where they are written from.
+class Columns {
+ public:
+  Columns(DirectFile& file, const SnapshotSource& source, const std::vector<size_t>& order)
+      : file_(file), source_(source), order_(order), values_(order.size() + 1) {
+    size_t record_bytes = 0;
+    for (const Slot& slot : source.slots()) {
+      record_bytes += slot.bytes();
+      chunk_rows_ = std::min(chunk_rows_, static_cast<int64_t>(file.room() / slot.bytes()));
+      // A row that is too large for the file's buffers takes a way round.
+      wide_.push_back(slot.bytes() > file.room() ? BufferCache::Get(slot.bytes()) : Buffer());
+    }
+    const auto most = static_cast<int64_t>(kChunkBytes / std::max<size_t>(record_bytes, 1));
+    chunk_rows_ = std::max<int64_t>(std::min(chunk_rows_, most), 1);
+  }
+
+  int64_t chunk_rows() const { return chunk_rows_; }
+  const std::byte* values(size_t column) const { return values_[column]; }
+
+  Status Gather(const RowOfId* rows, int64_t n) {
+    std::vector<std::byte*> slots(order_.size());
+    for (size_t column = 0; column < values_.size(); ++column) {
+      if (IsWide(column)) {
+        values_[column] = wide_[order_[column - 1]].data();
+      } else {
+        Result<std::byte*> room = file_.Reserve(SectionOf(column), BytesOf(column, n));
+        if (!room.ok()) return room.status();
+        values_[column] = room.value();
+      }
+      if (column > 0) slots[order_[column - 1]] = values_[column];
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      std::memcpy(values_[0] + i * sizeof(int64_t), &rows[i].id, sizeof(int64_t));
+    }
+    return slots.empty() ? Status() : source_.Gather(rows, n, slots);
+  }
+  // They are for the file, and not needed here any more.
+  Status Advance(int64_t n) {
+    for (size_t column = 0; column < values_.size(); ++column) {
+      const size_t bytes = BytesOf(column, n);
+      if (!IsWide(column)) {
+        file_.Advance(SectionOf(column), bytes);
+      } else {
+        RECIS_RETURN_IF_ERROR(file_.Append(SectionOf(column), values_[column], bytes));
+      }
+    }
+    return {};
+  }
+
+ private:
+  static size_t SectionOf(size_t column) { return column == 0 ? kIds : kSlots + column - 1; }
+  bool IsWide(size_t column) const {
+    return column > 0 && wide_[order_[column - 1]].data() != nullptr;
+  }
+  size_t BytesOf(size_t column, int64_t n) const {
+    const size_t row = column == 0 ? sizeof(int64_t) : source_.slots()[order_[column - 1]].bytes();
+    return row * static_cast<size_t>(n);
+  }
+
+  DirectFile& file_;
+  const SnapshotSource& source_;
+  const std::vector<size_t>& order_;
+  int64_t chunk_rows_ = kMaxChunkRows;
+  std::vector<std::byte*> values_;  // by column: the ids, then the slots in their order
+  std::vector<Buffer> wide_;        // by slot
 };
 
 std::vector<int64_t> SliceOffsets(const std::vector<RowOfId>& rows, const PartRange& range) {
@@ -107,10 +171,8 @@ Result<std::vector<uint64_t>> WritePart(SnapshotSource& source, const std::strin
   };
   std::vector<uint64_t> sizes{rows.size() * sizeof(int64_t), offsets.size() * sizeof(int64_t),
                               ends.size() * columns * sizeof(uint64_t)};
-  size_t record_bytes = 0;
   for (size_t column = 1; column < columns; ++column) {
     sizes.push_back(rows.size() * row_bytes(column));
-    record_bytes += row_bytes(column);
   }
   Result<std::unique_ptr<DirectFile>> created = DirectFile::Create(path, offset, sizes);
   if (!created.ok()) return created.status();
@@ -118,34 +180,18 @@ Result<std::vector<uint64_t>> WritePart(SnapshotSource& source, const std::strin
   RECIS_RETURN_IF_ERROR(
       file.Append(kSliceOffsets, offsets.data(), offsets.size() * sizeof(int64_t)));
 
-  const int64_t chunk_rows = std::clamp<int64_t>(
-      static_cast<int64_t>(kChunkBytes / std::max<size_t>(record_bytes, 1)), 1, kMaxChunkRows);
-  std::vector<Buffer> chunks;
-  std::vector<std::byte*> values(slots.size());
-  std::vector<ColumnHash> hashes;
-  for (size_t column = 0; column < columns; ++column) {
-    chunks.push_back(BufferCache::Get(static_cast<size_t>(chunk_rows) * row_bytes(column)));
-    if (column > 0) values[order[column - 1]] = chunks[column].data();
-    hashes.emplace_back(ends);
-  }
-  for (int64_t first = 0; first < n; first += chunk_rows) {
-    const int64_t count = std::min(chunk_rows, n - first);
-    for (int64_t i = 0; i < count; ++i) chunks[0].as<int64_t>()[i] = rows[first + i].id;
-    if (!slots.empty()) RECIS_RETURN_IF_ERROR(source.Gather(rows.data() + first, count, values));
-    std::mutex mutex;
-    Status failure;
+  std::vector<ColumnHash> hashes(columns, ColumnHash(ends));
+  Columns gathered(file, source, order);
+  for (int64_t first = 0; first < n; first += gathered.chunk_rows()) {
+    const int64_t count = std::min(gathered.chunk_rows(), n - first);
+    RECIS_RETURN_IF_ERROR(gathered.Gather(rows.data() + first, count));
     ParallelFor(static_cast<int64_t>(columns), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const auto column = static_cast<size_t>(i);
-        const size_t bytes = row_bytes(column);
-        hashes[column].Add(chunks[column].data(), first, count, bytes);
-        Status appended = file.Append(column == 0 ? kIds : kSlots + column - 1,
-                                      chunks[column].data(), static_cast<size_t>(count) * bytes);
-        const std::lock_guard<std::mutex> lock(mutex);
-        if (!appended.ok()) failure = std::move(appended);
+        hashes[column].Add(gathered.values(column), first, count, row_bytes(column));
       }
     });
-    RECIS_RETURN_IF_ERROR(failure);
+    RECIS_RETURN_IF_ERROR(gathered.Advance(count));
   }
 
   std::vector<uint64_t> checksums(ends.size() * columns);

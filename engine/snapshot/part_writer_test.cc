@@ -39,7 +39,7 @@ class MadeUp : public SnapshotSource {
       const uint32_t slice = SliceOf(ids_[i], slices);
       if (slice >= begin && slice < end) rows->push_back({ids_[i], static_cast<Row>(i)});
     }
-    SortBySlice(slices, rows);
+    SortBySlice(slices, begin, end, rows);
     return {};
   }
   Status Gather(const RowOfId* rows, int64_t n,
@@ -189,6 +189,12 @@ TEST(PartsLargerThanTheBuffers) {
   // Several pieces a section, and sections of a byte beside them.
   CheckPart(MadeUp(RandomIds(9000, 4),
                    {SlotOf("wide", DType::kFloat32, 1000), SlotOf("byte", DType::kInt8, 1)}),
+            {kSlices, 0, kSlices});
+}
+
+TEST(RowsLargerThanTheBuffers) {
+  CheckPart(MadeUp(RandomIds(3, 4),
+                   {SlotOf("huge", DType::kFloat32, 2000000), SlotOf("byte", DType::kInt8, 3)}),
             {kSlices, 0, kSlices});
 }
 

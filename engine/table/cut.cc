@@ -1,8 +1,8 @@
 #include "table/cut.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -16,14 +16,27 @@ namespace {
 constexpr int64_t kScanRows = int64_t{1} << 18;  // looked through under one lock
 constexpr int64_t kScanGrain = 1 << 14;
 constexpr int64_t kGatherRows = 8192;  // copied under one lock
+constexpr int64_t kGatherGrain = 256;
+constexpr int64_t kAheadRows = 8;    // records on their way to the cache
+constexpr int64_t kSortGrain = 256;  // slices
 
 }  // namespace
 
-void SortBySlice(uint32_t slices, std::vector<RowOfId>* rows) {
-  std::sort(rows->begin(), rows->end(), [slices](const RowOfId& a, const RowOfId& b) {
-    const uint32_t slice_a = SliceOf(a.id, slices), slice_b = SliceOf(b.id, slices);
-    return slice_a != slice_b ? slice_a < slice_b : a.id < b.id;
+void SortBySlice(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowOfId>* rows) {
+  std::vector<size_t> offsets(end - begin + 1, 0);
+  for (const RowOfId& row : *rows) ++offsets[SliceOf(row.id, slices) - begin + 1];
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  std::vector<RowOfId> sorted(rows->size());
+  std::vector<size_t> next(offsets.begin(), offsets.end() - 1);
+  for (const RowOfId& row : *rows) sorted[next[SliceOf(row.id, slices) - begin]++] = row;
+  ParallelFor(end - begin, kSortGrain, [&](int64_t first, int64_t last) {
+    for (int64_t slice = first; slice < last; ++slice) {
+      std::sort(sorted.begin() + static_cast<ptrdiff_t>(offsets[slice]),
+                sorted.begin() + static_cast<ptrdiff_t>(offsets[slice + 1]),
+                [](const RowOfId& a, const RowOfId& b) { return a.id < b.id; });
+    }
   });
+  *rows = std::move(sorted);
 }
 
 // ---- Preserved --------------------------------------------------------------------------
@@ -152,7 +165,7 @@ Status Cut::List(uint32_t slices, uint32_t begin_slice, uint32_t end_slice,
       rows->insert(rows->end(), found.begin(), found.end());
     });
   }
-  SortBySlice(slices, rows);
+  SortBySlice(slices, begin_slice, end_slice, rows);
   return {};
 }
 
@@ -175,10 +188,13 @@ Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>
       }
     }
     RECIS_RETURN_IF_ERROR(table_->records_->Locate(untouched.data(), count, &sources));
-    ParallelFor(count, kRowGrain, [&](int64_t begin, int64_t end) {
+    const auto record_of = [&](int64_t i) {
+      return copies[i] != nullptr ? copies[i]->record.get() : sources.data()[i];
+    };
+    ParallelFor(count, kGatherGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const std::byte* record =
-            copies[i] != nullptr ? copies[i]->record.get() : sources.data()[i];
+        if (i + kAheadRows < end) Fetch(record_of(i + kAheadRows), record_bytes_);
+        const std::byte* record = record_of(i);
         for (size_t k = 0; k < slots_.size(); ++k) {
           const size_t bytes = slots_[k].bytes();
           std::memcpy(values[k] + (first + i) * bytes, record + slots_[k].offset, bytes);

@@ -106,6 +106,7 @@ class Cut : public SnapshotSource {
   std::shared_ptr<Table> table_;  // null once closed or abandoned
   std::shared_ptr<Preserved> preserved_;
   std::vector<Slot> slots_;
+  size_t record_bytes_ = 0;
   int64_t end_ = 0;    // rows of the moment are below
   int64_t rows_ = 0;   // of this cut
   bool whole_ = true;  // not only what changed

@@ -25,8 +25,8 @@ struct RowOfId {
   Row row;
 };
 
-// By slice and then by id.
-void SortBySlice(uint32_t slices, std::vector<RowOfId>* rows);
+// By slice and then by id. REQUIRES: all are of slices [begin, end).
+void SortBySlice(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowOfId>* rows);
 
 class SnapshotSource {
  public:

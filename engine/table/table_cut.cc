@@ -38,6 +38,7 @@ Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes) {
   cut->table_ = shared_from_this();
   cut->preserved_ = std::make_shared<Preserved>(schema_.used_bytes(), pool_bytes);
   cut->slots_ = schema_.slots();
+  cut->record_bytes_ = schema_.used_bytes();
   cut->end_ = directory_.end();
   cut->whole_ = !delta || viewed_;
   cut->tracked_ = changes_.has_value();
