@@ -43,6 +43,11 @@ class Slot:
         """The slot's name, unique in its table."""
         return self._name
 
+    @property
+    def index(self) -> int:
+        """Its place among the table's slots."""
+        return self._index
+
     def block_size(self) -> int:
         """Rows a block holds."""
         return self._table.block_size
@@ -261,6 +266,47 @@ class Table:
     def clear(self) -> None:
         """Drops ids, rows and gradients; the slots stay."""
         self.engine.clear()
+
+    def restore(self, ids: Tensor, values: dict[str, Tensor]) -> None:
+        """Gives distinct ids, int64 `(n,)`, these values, `(n, *shape)` by slot.
+
+        Ids that have no row get one. Slots that are not named keep their values, or are initial.
+
+        Raises:
+            TypeError, ValueError, KeyError: ids, a slot's name, shape or dtype is wrong, or ids
+                repeat; nothing has changed.
+        """
+        what = f"table {self.name!r}: restore"
+        ids = check_ids(ids, f"{what}: ids").reshape(-1)
+        slots, kept = [], []
+        for name, value in values.items():
+            slot = self.get_slot(name)
+            value = check_values(value, ids.numel(), slot.shape, f"{what}: {name}")
+            if value.dtype != slot.dtype:
+                raise ValueError(f"{what}: {name}: expected {slot.dtype}, found {value.dtype}")
+            slots.append(slot.index)
+            kept.append(on_cpu(value, slot.dtype))
+        use_torch_threads(ids.numel())
+        addresses = [value.data_ptr() for value in kept]
+        self.engine.restore(ids.data_ptr(), ids.numel(), slots, addresses)
+
+    def track(self, on: bool = True) -> None:
+        """Starts, or stops, to remember which rows change: what `cut(delta=True)` needs."""
+        self.engine.track(on)
+
+    def cut(self, *, delta: bool = False, pool_bytes: int = 1 << 28) -> _engine.Cut:
+        """The table as of now, to be written while it goes on being changed.
+
+        Args:
+            delta: only rows that changed since the last cut that was closed, or since `track`.
+            pool_bytes: memory for copies of records that are changed meanwhile; when it is full,
+                changes wait for the writer.
+
+        Raises:
+            RuntimeError: there is a cut of this table already.
+            ValueError: a delta of a table that is not tracked.
+        """
+        return self.engine.cut(delta, pool_bytes)
 
     # ---- gradient ----
 

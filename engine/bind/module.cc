@@ -68,6 +68,7 @@ PYBIND11_MODULE(_engine, module) {
   InitPolicies(module);
   InitStore(module);
   InitTable(module);
+  InitSnapshot(module);
   module.def("build_info", &BuildInfo);
 }
 

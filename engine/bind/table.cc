@@ -225,6 +225,24 @@ void InitTable(py::module_& module) {
           py::arg("ids"), py::arg("n"), Unlocked())
       .def(
           "clear", [](Table& t) { ThrowIfError(t.Clear()); }, Unlocked())
+      .def("track", &Table::Track, py::arg("on"), Unlocked())
+      .def(
+          "cut",
+          [](Table& t, bool delta, int64_t pool_bytes) {
+            return ValueOrThrow(t.TakeCut(delta, pool_bytes));
+          },
+          py::arg("delta"), py::arg("pool_bytes"), Unlocked())
+      .def(
+          "restore",
+          [](Table& t, uintptr_t ids, int64_t n, const std::vector<int>& slots,
+             const std::vector<uintptr_t>& addresses) {
+            std::vector<const std::byte*> values;
+            for (const uintptr_t address : addresses) {
+              values.push_back(Address<const std::byte>(address));
+            }
+            ThrowIfError(t.Restore(Address<const int64_t>(ids), n, slots, values));
+          },
+          py::arg("ids"), py::arg("n"), py::arg("slots"), py::arg("addresses"), Unlocked())
       .def(
           "prefetch",
           [](Table& t, uintptr_t ids, int64_t n) {

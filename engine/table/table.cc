@@ -62,13 +62,14 @@ RecordLayout Table::LayoutOf(const Schema& schema) const {
 
 Result<std::shared_ptr<Batch>> Table::Insert(const int64_t* ids, int64_t n,
                                              const std::byte* values) {
-  WriteLock lock(mutex_);
+  const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;
   Batch& batch = *found.value();
   // Before anything changes: reading what is cold may fail.
   RECIS_RETURN_IF_ERROR(records_->Promote(batch.row_data(), batch.distinct));
+  RECIS_RETURN_IF_ERROR(BeforeChange(batch.row_data(), batch.distinct));
   RECIS_RETURN_IF_ERROR(AdmitLocked(batch, nullptr));
   std::vector<uint32_t> last(static_cast<size_t>(batch.distinct));
   for (int64_t i = 0; i < n; ++i) last[batch.inverse_data()[i]] = static_cast<uint32_t>(i);
@@ -86,7 +87,7 @@ Result<std::shared_ptr<Batch>> Table::Insert(const int64_t* ids, int64_t n,
 }
 
 Result<int64_t> Table::Evict(const int64_t* ids, int64_t n) {
-  WriteLock lock(mutex_);
+  const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   Numbering numbers(n);
   for (int64_t i = 0; i < n; ++i) numbers.Number(ids[i]);
@@ -101,6 +102,8 @@ Result<int64_t> Table::Evict(const int64_t* ids, int64_t n) {
   }
   if (rows.empty()) return int64_t{0};
   const auto count = static_cast<int64_t>(rows.size());
+  RECIS_RETURN_IF_ERROR(BeforeChange(rows.data(), count));
+  if (changes_) changes_->freed.insert(changes_->freed.end(), evicted.begin(), evicted.end());
   index_.Erase(evicted.data(), count);
   for (const Row row : rows) {
     records_->Free(row);
@@ -116,6 +119,13 @@ Result<int64_t> Table::Evict(const int64_t* ids, int64_t n) {
 Status Table::Clear() {
   WriteLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Changeable());
+  if (preserved_) {
+    return Unavailable("table '" + options_.name +
+                       "' is being saved and cannot be cleared: wait for that snapshot to end");
+  }
+  for (int64_t row = 0; changes_ && row < directory_.end(); ++row) {
+    if (directory_.Live(row)) changes_->freed.push_back(directory_.IdOf(static_cast<Row>(row)));
+  }
   evictions_ += directory_.live_rows();
   ++eviction_count_;
   index_.Clear();

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <vector>
@@ -30,9 +31,11 @@
 #include "store/store.h"
 #include "table/admission.h"
 #include "table/batch.h"
+#include "table/cut.h"
 #include "table/directory.h"
 #include "table/gradient.h"
 #include "table/index.h"
+#include "table/row_changes.h"
 #include "table/schema.h"
 
 namespace recis {
@@ -143,6 +146,19 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // REQUIRES: the table is in memory.
   Result<BlockView> View(int slot, int64_t block) const;
 
+  // ---- snapshots --------------------------------------------------------------------
+
+  // Whether to remember from now on which rows change, for deltas. Writes through View() cannot be
+  // seen: once there was a view, a delta has all rows.
+  void Track(bool on);
+  // The table as of now. One at a time. While it is there, copies of at most about `pool_bytes` are
+  // kept, and changes wait where that is not enough.
+  Result<std::shared_ptr<Cut>> TakeCut(bool delta, int64_t pool_bytes);
+  // Gives distinct ids these values of these slots: values[k] is (n, *slot shape). Ids without a
+  // row are admitted.
+  Status Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
+                 const std::vector<const std::byte*>& values);
+
   // ---- whole table ------------------------------------------------------------------
 
   int64_t size() const;
@@ -161,6 +177,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   void CollectValues(Values* values) override;
 
  private:
+  friend class Cut;
   using ReadLock = Yielding<std::shared_lock<std::shared_mutex>>;
   using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
 
@@ -175,6 +192,10 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   Status RecoverSchema(uint32_t number);
   Status RecoverRows(uint32_t number);
 
+  void EndCut(const std::shared_ptr<Preserved>& preserved, RowChanges* unsaved);
+  // The lock, once a cut has room for what will be changed.
+  WriteLock LockToChange();
+
   Status CheckBatch(int64_t n) const;
   size_t embedding_bytes() const { return schema_.slots()[0].bytes(); }
   // Those below REQUIRE the lock, shared for const ones.
@@ -183,10 +204,15 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   void CountLookups(int64_t n, int64_t hits) const;
   void CountBatch(const Batch& batch) const;
   void Refresh(Batch& batch) const;
-  Status AdmitLocked(Batch& batch, const bool* admit);
+  // Before the records of these live rows are written or freed: keeps them for the cut.
+  Status BeforeChange(const Row* rows, int64_t n);
+  // Notes that these rows are written, freed or new.
+  void Touch(const Row* rows, int64_t n);
+  // `drawn`: embeddings start as drawn; else the caller writes them.
+  Status AdmitLocked(Batch& batch, const bool* admit, bool drawn = true);
   Status ReadHot(const int64_t* ids, int64_t n, std::byte* out, bool stream) const;
   Status GatherLocked(const Batch& batch, std::byte* out, bool stream) const;
-  void InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n);
+  void InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n, bool drawn);
   RecordLayout LayoutOf(const Schema& schema) const;
   Status CheckRows(const int64_t* rows, int64_t n) const;
   Status CheckSlot(int slot) const;
@@ -197,13 +223,16 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   const std::shared_ptr<Store> store_;  // null in memory
   mutable std::shared_mutex own_mutex_;
   std::shared_mutex& mutex_;
-  Schema schema_;                       // GUARDED_BY(mutex_)
-  std::unique_ptr<Records> records_;    // GUARDED_BY(mutex_)
-  Index index_;                         // GUARDED_BY(mutex_)
-  Directory directory_;                 // GUARDED_BY(mutex_)
-  std::unique_ptr<Gradient> gradient_;  // GUARDED_BY(mutex_)
-  uint64_t eviction_count_ = 0;         // GUARDED_BY(mutex_): calls that freed rows
-  int64_t saved_freed_chunks_ = 0;      // GUARDED_BY(mutex_): values of the store
+  Schema schema_;                            // GUARDED_BY(mutex_)
+  std::unique_ptr<Records> records_;         // GUARDED_BY(mutex_)
+  Index index_;                              // GUARDED_BY(mutex_)
+  Directory directory_;                      // GUARDED_BY(mutex_)
+  std::unique_ptr<Gradient> gradient_;       // GUARDED_BY(mutex_)
+  uint64_t eviction_count_ = 0;              // GUARDED_BY(mutex_): calls that freed rows
+  std::shared_ptr<Preserved> preserved_;     // GUARDED_BY(mutex_): for the cut there is; else null
+  std::optional<RowChanges> changes_;        // GUARDED_BY(mutex_): since the last cut, if tracked
+  mutable std::atomic<bool> viewed_{false};  // there was a View()
+  int64_t saved_freed_chunks_ = 0;           // GUARDED_BY(mutex_): values of the store
   mutable std::atomic<int64_t> lookups_{0}, hits_{0};
   int64_t admits_ = 0, refusals_ = 0, evictions_ = 0;  // GUARDED_BY(mutex_)
 };

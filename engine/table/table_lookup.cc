@@ -129,8 +129,8 @@ Status Table::GatherLocked(const Batch& batch, std::byte* out, bool stream) cons
 }
 
 // REQUIRES: their records are hot.
-void Table::InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n) {
-  const bool drawn = options_.draw.distribution != Distribution::kConstant;
+void Table::InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n, bool drawn) {
+  drawn = drawn && options_.draw.distribution != Distribution::kConstant;
   const Slot& embedding = schema_.slots()[0];
   const std::vector<std::byte>& new_record = records_->layout().new_record;
   ParallelFor(n, kRowGrain / 4, [&](int64_t begin, int64_t end) {
@@ -146,7 +146,7 @@ void Table::InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n) {
   });
 }
 
-Status Table::AdmitLocked(Batch& batch, const bool* admit) {
+Status Table::AdmitLocked(Batch& batch, const bool* admit, bool drawn) {
   const int64_t* ids = batch.id_data();
   Row* rows = batch.row_data();
   std::vector<uint32_t> admitted;
@@ -171,10 +171,11 @@ Status Table::AdmitLocked(Batch& batch, const bool* admit) {
   RECIS_RETURN_IF_ERROR(index_.Reserve(new_ids, count));
   directory_.Allocate(count, new_rows);
   index_.Insert(new_ids, new_rows, count);
+  Touch(new_rows, count);
   // Records without a past are never read, so this cannot fail.
   const Status made =
       records_->Update(new_rows, count, Records::Use::kNew, [&](int64_t first, int64_t made_now) {
-        InitialiseRecords(new_ids + first, new_rows + first, made_now);
+        InitialiseRecords(new_ids + first, new_rows + first, made_now, drawn);
       });
   RECIS_CHECK(made.ok());
   for (int64_t i = 0; i < count; ++i) rows[admitted[i]] = new_rows[i];
@@ -184,7 +185,7 @@ Status Table::AdmitLocked(Batch& batch, const bool* admit) {
 
 Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
                                              std::byte* out, bool stream) {
-  WriteLock lock(mutex_);
+  const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;

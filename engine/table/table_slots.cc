@@ -71,12 +71,13 @@ Status Table::ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* valu
 }
 
 Status Table::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
-  WriteLock lock(mutex_);
+  const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   RECIS_RETURN_IF_ERROR(CheckSlot(slot));
   RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
   const size_t offset = schema_.slots()[slot].offset, bytes = schema_.slots()[slot].bytes();
   const std::vector<Row> wanted(rows, rows + n);
+  RECIS_RETURN_IF_ERROR(BeforeChange(wanted.data(), n));
   return records_->Update(
       wanted.data(), n, Records::Use::kChange, [&](int64_t first, int64_t count) {
         // In order and by one thread: of repeated rows the last wins.
@@ -87,7 +88,7 @@ Status Table::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byt
 }
 
 Status Table::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values) {
-  WriteLock lock(mutex_);
+  const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   RECIS_RETURN_IF_ERROR(CheckSlot(slot));
   const Slot& counter = schema_.slots()[slot];
@@ -97,6 +98,7 @@ Status Table::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t*
   }
   RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
   const std::vector<Row> wanted(rows, rows + n);
+  RECIS_RETURN_IF_ERROR(BeforeChange(wanted.data(), n));
   return records_->Update(
       wanted.data(), n, Records::Use::kChange, [&](int64_t first, int64_t count) {
         for (int64_t i = first; i < first + count; ++i) {
@@ -128,6 +130,7 @@ Result<BlockView> Table::View(int slot, int64_t block) const {
     return OutOfRange("table '" + options_.name + "': block " + std::to_string(block) +
                       " is not there; it has " + std::to_string(blocks));
   }
+  viewed_ = true;
   const Row row = static_cast<Row>(block * options_.block_rows);
   return BlockView{records_->arena().SlabOf(row), records_->At(row) + schema_.slots()[slot].offset,
                    static_cast<int64_t>(schema_.record_bytes())};

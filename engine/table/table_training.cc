@@ -107,7 +107,7 @@ void Table::ClearGradient() {
 }
 
 Status Table::Step(const RuleParams& params, const std::vector<int>& states) {
-  WriteLock lock(mutex_);
+  const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   if (!IsFloating(options_.dtype)) {
     return InvalidArgument("table '" + options_.name + "' holds " + NameOf(options_.dtype) +
@@ -163,6 +163,7 @@ Status Table::Step(const RuleParams& params, const std::vector<int>& states) {
       ActiveKernels().update(args);
     }
   };
+  RECIS_RETURN_IF_ERROR(BeforeChange(rows.data(), static_cast<int64_t>(rows.size())));
   return records_->Update(rows.data(), static_cast<int64_t>(rows.size()), Records::Use::kChange,
                           [&](int64_t first, int64_t count) {
                             ParallelFor(count, kRowGrain / 4, [&](int64_t begin, int64_t end) {

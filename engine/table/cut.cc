@@ -1,0 +1,212 @@
+#include "table/cut.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "base/thread_pool.h"
+#include "table/row_loops.h"
+#include "table/table.h"
+
+namespace recis {
+namespace {
+
+constexpr int64_t kScanRows = int64_t{1} << 18;  // looked through under one lock
+constexpr int64_t kScanGrain = 1 << 14;
+constexpr int64_t kGatherRows = 8192;  // copied under one lock
+constexpr int64_t kGatherGrain = 256;
+constexpr int64_t kAheadRows = 8;    // records on their way to the cache
+constexpr int64_t kSortGrain = 256;  // slices
+
+}  // namespace
+
+void SortBySlice(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowOfId>* rows) {
+  std::vector<size_t> offsets(end - begin + 1, 0);
+  for (const RowOfId& row : *rows) ++offsets[SliceOf(row.id, slices) - begin + 1];
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  std::vector<RowOfId> sorted(rows->size());
+  std::vector<size_t> next(offsets.begin(), offsets.end() - 1);
+  for (const RowOfId& row : *rows) sorted[next[SliceOf(row.id, slices) - begin]++] = row;
+  ParallelFor(end - begin, kSortGrain, [&](int64_t first, int64_t last) {
+    for (int64_t slice = first; slice < last; ++slice) {
+      std::sort(sorted.begin() + static_cast<ptrdiff_t>(offsets[slice]),
+                sorted.begin() + static_cast<ptrdiff_t>(offsets[slice + 1]),
+                [](const RowOfId& a, const RowOfId& b) { return a.id < b.id; });
+    }
+  });
+  *rows = std::move(sorted);
+}
+
+// ---- Preserved --------------------------------------------------------------------------
+
+bool Preserved::IsDone(int64_t id) const {
+  return released_ || (!done_.empty() && done_[SliceOf(id, static_cast<uint32_t>(done_.size()))]);
+}
+
+bool Preserved::Needs(Row row, int64_t id) const {
+  if (touched_.Has(row)) return false;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return !IsDone(id);
+}
+
+void Preserved::Keep(Row row, int64_t id, const std::byte* record) {
+  Copy copy{id, std::make_unique_for_overwrite<std::byte[]>(record_bytes_)};
+  std::memcpy(copy.record.get(), record, record_bytes_);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (IsDone(id)) return;
+  if (copies_.emplace(row, std::move(copy)).second) bytes_ += static_cast<int64_t>(record_bytes_);
+}
+
+const Preserved::Copy* Preserved::Find(Row row) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = copies_.find(row);
+  return found == copies_.end() ? nullptr : &found->second;
+}
+
+void Preserved::Done(uint32_t slices, uint32_t begin, uint32_t end) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  done_.resize(slices);
+  std::fill(done_.begin() + begin, done_.begin() + end, true);
+  const auto gone = std::erase_if(copies_, [&](const auto& copy) {
+    const uint32_t slice = SliceOf(copy.second.id, slices);
+    return slice >= begin && slice < end;
+  });
+  bytes_ -= static_cast<int64_t>(gone * record_bytes_);
+  room_.notify_all();
+}
+
+bool Preserved::full() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return Full();
+}
+
+void Preserved::WaitForRoom() const {
+  std::unique_lock<std::mutex> lock(mutex_);
+  room_.wait(lock, [this] { return !Full(); });
+}
+
+void Preserved::Release() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  released_ = true;
+  copies_.clear();
+  bytes_ = 0;
+  room_.notify_all();
+}
+
+// ---- Cut --------------------------------------------------------------------------------
+
+Cut::~Cut() { Abandon(); }
+
+void Cut::Close() {
+  if (table_) std::exchange(table_, nullptr)->EndCut(preserved_, nullptr);
+}
+
+void Cut::Abandon() {
+  if (table_) std::exchange(table_, nullptr)->EndCut(preserved_, tracked_ ? &changes_ : nullptr);
+}
+
+// REQUIRES: the table's lock.
+template <class Use>
+void Cut::ForEachRow(int64_t begin, int64_t end, Use use) const {
+  const Directory& directory = table_->directory_;
+  for (int64_t i = begin; i < end; ++i) {
+    const auto row = static_cast<Row>(i);
+    if (!whole_ && !changes_.rows.Has(row)) continue;
+    if (preserved_->touched().Has(row)) {
+      if (const Preserved::Copy* copy = preserved_->Find(row)) use(RowOfId{copy->id, row});
+    } else if (directory.Live(row)) {
+      use(RowOfId{directory.IdOf(row), row});
+    }
+  }
+}
+
+// REQUIRES: the table's lock.
+int64_t Cut::CountRows() const {
+  int64_t rows = 0;
+  ForEachRow(0, end_, [&](const RowOfId&) { ++rows; });
+  return rows;
+}
+
+Status Cut::CountSlices(uint32_t slices, int64_t* counts) const {
+  std::fill(counts, counts + slices, 0);
+  std::mutex mutex;
+  for (int64_t first = 0; first < end_; first += kScanRows) {
+    const Table::ReadLock lock(table_->mutex_);
+    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+    const int64_t count = std::min(kScanRows, end_ - first);
+    ParallelFor(count, kScanGrain, [&](int64_t begin, int64_t end) {
+      std::vector<uint32_t> found;
+      ForEachRow(first + begin, first + end,
+                 [&](const RowOfId& row) { found.push_back(SliceOf(row.id, slices)); });
+      const std::lock_guard<std::mutex> adding(mutex);
+      for (const uint32_t slice : found) ++counts[slice];
+    });
+  }
+  return {};
+}
+
+Status Cut::List(uint32_t slices, uint32_t begin_slice, uint32_t end_slice,
+                 std::vector<RowOfId>* rows) const {
+  rows->clear();
+  std::mutex mutex;
+  for (int64_t first = 0; first < end_; first += kScanRows) {
+    const Table::ReadLock lock(table_->mutex_);
+    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+    const int64_t count = std::min(kScanRows, end_ - first);
+    ParallelFor(count, kScanGrain, [&](int64_t begin, int64_t end) {
+      std::vector<RowOfId> found;
+      ForEachRow(first + begin, first + end, [&](const RowOfId& row) {
+        const uint32_t slice = SliceOf(row.id, slices);
+        if (slice >= begin_slice && slice < end_slice) found.push_back(row);
+      });
+      const std::lock_guard<std::mutex> adding(mutex);
+      rows->insert(rows->end(), found.begin(), found.end());
+    });
+  }
+  SortBySlice(slices, begin_slice, end_slice, rows);
+  return {};
+}
+
+Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>& values) const {
+  std::vector<Row> untouched(static_cast<size_t>(std::min(n, kGatherRows)));
+  std::vector<const Preserved::Copy*> copies(untouched.size());
+  Sources sources;
+  for (int64_t first = 0; first < n; first += kGatherRows) {
+    const int64_t count = std::min(kGatherRows, n - first);
+    const Table::ReadLock lock(table_->mutex_);
+    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+    for (int64_t i = 0; i < count; ++i) {
+      const Row row = rows[first + i].row;
+      const bool touched = preserved_->touched().Has(row);
+      untouched[i] = touched ? kNoRow : row;
+      copies[i] = touched ? preserved_->Find(row) : nullptr;
+      if (touched && copies[i] == nullptr) {
+        return Unavailable("table '" + table_->options_.name +
+                           "': the snapshot has let go of row " + std::to_string(row) + " already");
+      }
+    }
+    RECIS_RETURN_IF_ERROR(table_->records_->Locate(untouched.data(), count, &sources));
+    const auto record_of = [&](int64_t i) {
+      return copies[i] != nullptr ? copies[i]->record.get() : sources.data()[i];
+    };
+    ParallelFor(count, kGatherGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (i + kAheadRows < end) Fetch(record_of(i + kAheadRows), record_bytes_);
+        const std::byte* record = record_of(i);
+        for (size_t k = 0; k < slots_.size(); ++k) {
+          const size_t bytes = slots_[k].bytes();
+          std::memcpy(values[k] + (first + i) * bytes, record + slots_[k].offset, bytes);
+        }
+      }
+    });
+  }
+  return {};
+}
+
+void Cut::Done(uint32_t slices, uint32_t begin, uint32_t end) {
+  preserved_->Done(slices, begin, end);
+}
+
+}  // namespace recis
