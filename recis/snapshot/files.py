@@ -63,14 +63,14 @@ class LocalFiles(Files):
 
     def size(self, path: str) -> int:
         """Bytes of a file."""
-        with self._open(path) as handle:
+        with self.open(path) as handle:
             return os.fstat(handle).st_size
 
     def read_into(self, path: str, offset: int, buffer: Any) -> None:
         """Fills a buffer."""
         view = memoryview(buffer).cast("B")
         done = 0
-        with self._open(path) as handle:
+        with self.open(path) as handle:
             while done < len(view):
                 count = os.preadv(handle, [view[done:]], offset + done)
                 if count == 0:
@@ -96,7 +96,7 @@ class LocalFiles(Files):
         )
 
     @contextmanager
-    def _open(self, path: str) -> Iterator[int]:
+    def open(self, path: str) -> Iterator[int]:
         """A regular file, reached without following a link."""
         *folders, leaf = path.split("/")
         handle = os.open(self.url, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

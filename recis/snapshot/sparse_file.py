@@ -93,9 +93,10 @@ class SparseFile:
         self._slots = {slot.name: slot for slot in slots} if info.kind == "rows" else {}
         self._slice_size = slice_size
         header = self._open()
-        self._begin = {
+        self.begin = {
             name: header.data_offset + spec.begin for name, spec in header.tensors.items()
         }
+        """Where each tensor begins in the file."""
         slices = info.slice_end - info.slice_begin
         expected = layout(list(self._slots.values()), info.rows, slices)
         if header.tensors != expected:
@@ -133,7 +134,7 @@ class SparseFile:
         return parse(lambda offset, count: self._files.read(path, offset, count), size, self.name)
 
     def _whole(self, tensor: str, count: int) -> Array:
-        data = self._files.read(self.info.path, self._begin[tensor], count * 8)
+        data = self._files.read(self.info.path, self.begin[tensor], count * 8)
         self._compare(tensor, self.info.xxh3[tensor], to_hex(xxh3(data)), None)
         return np.frombuffer(data, "<i8")
 
@@ -184,7 +185,7 @@ class SparseFile:
         out, _ = new_output((last - first, *shape), dtype)
         if last > first:
             row_bytes = out[0].nbytes
-            at = self._begin[tensor] + first * row_bytes
+            at = self.begin[tensor] + first * row_bytes
             self._files.read_into(self.info.path, at, bytes_of(out))
         return out
 

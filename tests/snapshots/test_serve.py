@@ -1,0 +1,142 @@
+"""Serving: lookups straight from the files."""
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import recis
+from recis.snapshot.errors import DamagedError, MismatchError
+
+from . import reference
+from .test_read import IDS, SLOTS, content, expected
+
+UNKNOWN = [1, 2, 65536 * 3 + 5, -77]
+
+
+def check(table, known):
+    """Whether a table serves exactly these rows, `{id: {slot: value}}`."""
+    ids = torch.tensor([*known, *UNKNOWN, *list(known)[:3]])
+    here = torch.tensor([int(id) in known for id in ids])
+    for slot, dtype, shape, _ in SLOTS:
+        values, mask = table.lookup(ids, slot, return_mask=True)
+        assert torch.equal(mask, here)
+        zeros = np.zeros(shape, reference.NUMPY[dtype]).tolist()
+        assert values.tolist() == [known.get(int(id), {slot: zeros})[slot] for id in ids]
+    assert len(table) == len(known)
+
+
+@pytest.mark.parametrize("shards", [1, 3, 16])
+def test_what_is_served_is_what_was_saved(tmp_path, shards):
+    users = content(IDS)
+    reference.write(tmp_path, 12, {"users": users}, shards=shards)
+    snapshot = recis.Snapshot(tmp_path)
+    assert snapshot.tables() == ["users"]
+    assert snapshot.step == 12
+    table = snapshot.table("users")
+    assert table.slots() == [name for name, *_ in SLOTS]
+    check(table, expected(users))
+    assert table.lookup(torch.tensor([[5, -1], [0, 1]])).shape == (2, 2, 3)
+    assert table.lookup(torch.empty(0, dtype=torch.int64)).shape == (0, 3)
+
+
+@given(st.data())
+def test_deltas_are_looked_through(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("chain")
+    some = st.lists(st.sampled_from(IDS[:30]), unique=True)
+    known, parent = {}, None
+    for step in range(data.draw(st.integers(1, 4))):
+        gone = [] if parent is None else data.draw(some)
+        changed = data.draw(some)
+        piece = content(changed, seed=step, deleted=gone)
+        reference.write(root, step, {"users": piece}, parent=parent)
+        parent = step
+        for id in gone:
+            known.pop(id, None)
+        known.update(expected(piece))
+    check(recis.Snapshot(root).table("users"), known)
+
+
+def test_a_slot_that_came_later_is_initial_in_older_rows(tmp_path):
+    reference.write(tmp_path, 1, {"users": content([1, 2], slots=SLOTS[:1])})
+    later = content([2], seed=1)
+    reference.write(tmp_path, 2, {"users": later}, parent=1)
+    seen = recis.Snapshot(tmp_path).table("users").lookup(torch.tensor([1, 2, 3]), "seen")
+    assert seen.view(-1).tolist() == [7, later.values["seen"].item(), 0]
+
+
+def test_refreshing_goes_on_to_the_newest(tmp_path):
+    reference.write(tmp_path, 1, {"users": content(IDS, seed=1)})
+    snapshot = recis.Snapshot(tmp_path)
+    table = snapshot.table("users")
+    assert not snapshot.refresh()
+    later = content(IDS[3:], seed=2)
+    reference.write(tmp_path, 2, {"users": later})
+    check(table, expected(content(IDS, seed=1)))
+    assert snapshot.refresh()
+    assert snapshot.step == 2
+    check(table, expected(later))
+
+
+def test_no_lookup_fails_while_snapshots_come_and_go(tmp_path):
+    contents = {step: content(IDS, seed=step) for step in range(1, 9)}
+    reference.write(tmp_path, 1, {"users": contents[1]})
+    snapshot = recis.Snapshot(tmp_path)
+    table = snapshot.table("users")
+    possible = [
+        torch.tensor([expected(c)[id]["embedding"] for id in IDS]) for c in contents.values()
+    ]
+    stop, errors, served = threading.Event(), [], set()
+
+    def serve():
+        ids = torch.tensor(IDS)
+        while not stop.is_set():
+            try:
+                found = table.lookup(ids)
+                served.add([torch.equal(found, values) for values in possible].index(True))
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    threads = [threading.Thread(target=serve) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for step in range(2, 9):
+        reference.write(tmp_path, step, {"users": contents[step]})
+        assert snapshot.refresh()
+        shutil.rmtree(tmp_path / f"step-{step - 1:012d}")  # maps outlive it
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert served
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        recis.Snapshot(tmp_path)
+    reference.write(tmp_path, 1, {"users": content(IDS)})
+    snapshot = recis.Snapshot(tmp_path)
+    with pytest.raises(MismatchError, match="it has users"):
+        snapshot.table("items")
+    with pytest.raises(MismatchError, match="it has embedding, seen, flag"):
+        snapshot.table("users").lookup(torch.tensor([1]), "speed")
+    with pytest.raises(TypeError, match="int64"):
+        snapshot.table("users").lookup(torch.tensor([1.0]))
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path):
+    reference.write(tmp_path, 1, {"users": content(IDS)})
+    snapshot = recis.Snapshot(tmp_path)
+    (file,) = (tmp_path / "step-000000000001/sparse/users").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DamagedError, match=file.name):
+        snapshot.table("users")
+    with pytest.raises(DamagedError, match=file.name):
+        recis.Snapshot(tmp_path)
+
+
