@@ -47,6 +47,19 @@ class PolicyStates:
             self._take(table)
         return self._states
 
+    def of(self, table: str) -> dict[str, tuple[Any, ...]]:
+        """The states of one table as of now, by hook."""
+        if table in self._live:
+            self._take(table)
+        return dict(self._states.get(table, {}))
+
+    def load(self, table: str, states: dict[str, tuple[Any, ...]]) -> None:
+        """Replaces those of one table; policies at work take theirs up."""
+        self._states[table] = dict(states)
+        for hook, policy in self._live.get(table, {}).items():
+            if hook in states:
+                policy.load_state(*states[hook])
+
     def _detach(self, table: str) -> None:
         self._take(table)
         del self._live[table]

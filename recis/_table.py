@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from recis import _engine
+from recis._policy_state import PolicyStates
+from recis._slices import ALL_SLICES, Slice
 from recis._tensors import (
     CODE_OF,
     DTYPES,
@@ -172,12 +174,26 @@ class Table:
         block_size: int,
         draw: _engine.Draw,
         store: Store | None = None,
+        *,
+        slice: Slice = ALL_SLICES,
+        children: Sequence[str] = (),
+        coalesced: bool = False,
+        info: dict[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.dtype = dtype
         self.shape = shape
         self.block_size = block_size
         self.store = store
+        self.slice = slice
+        self.children = list(children) or [name]
+        self.coalesced = coalesced
+        self.info = info or {}
+        """What snapshots say of the table besides: JSON."""
+        self.policies = PolicyStates({}) if store is None else store.policies
+        """What its hooks have learnt."""
+        self.known_since: str | None = None
+        """The checksum of the snapshot since which it is known what changed."""
         engine = None if store is None else store.engine
         self.engine = _engine.Table(name, CODE_OF[dtype], list(shape), block_size, draw, engine)
 

@@ -29,4 +29,6 @@ def to_signed(checksum: int) -> int:
 
 def bytes_of(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A contiguous CPU tensor's memory, writable."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    # numpy gives arrays of one element any stride.
+    flat = tensor.as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8).numpy()

@@ -86,12 +86,12 @@ class Draft:
             for file in files:
                 path = os.path.join(folder, file)
                 if self._system is None:
-                    _sync(path)
+                    sync(path)
                 else:
                     relative = os.path.relpath(path, self._folder)
                     self._upload(path, relative)
             if self._system is None:
-                _sync(folder)
+                sync(folder)
 
     def publish(self, manifest: Manifest) -> str:
         """Makes the snapshot visible, durably, and returns its path or URL.
@@ -117,7 +117,7 @@ class Draft:
             if self._system is not None:
                 self._upload(path, name)
         if self._system is None:
-            _sync(self._folder)
+            sync(self._folder)
             self._rename()
         self._point(step_name(self.step))
         return f"{self.root}/{step_name(self.step)}"
@@ -137,7 +137,7 @@ class Draft:
             if os.path.exists(os.path.join(self.root, step_name(self.step))):
                 raise FileExistsError(self._taken()) from None
             raise error
-        _sync(self.root)
+        sync(self.root)
 
     def _point(self, name: str) -> None:
         """Moves `latest`. It is only a hint, and the snapshot is there: no reason to fail."""
@@ -149,7 +149,7 @@ class Draft:
             draft = os.path.join(self.root, f"{DRAFT_PREFIX}{LATEST}-{secrets.token_hex(8)}")
             _write(draft, f"{name}\n".encode())
             os.rename(draft, os.path.join(self.root, LATEST))
-            _sync(self.root)
+            sync(self.root)
         except OSError as error:
             logger.warning("%s: cannot move %r to %s: %s", self.root, LATEST, name, error)
 
@@ -189,13 +189,13 @@ def make_root(root: str) -> None:
         folder = os.path.dirname(folder)
     os.makedirs(root, exist_ok=True)
     for folder in missing:
-        _sync(os.path.dirname(folder))
+        sync(os.path.dirname(folder))
     path = os.path.join(root, FORMAT)
     if not os.path.exists(path):
         draft = os.path.join(root, f"{DRAFT_PREFIX}{FORMAT}-{secrets.token_hex(8)}")
         _write(draft, _FORMAT_TEXT.encode())
         os.rename(draft, path)  # whoever else does so writes the same
-        _sync(root)
+        sync(root)
     with open(path, encoding="ascii", errors="replace") as file:
         found = file.read(1000)
     if found != _FORMAT_TEXT:
@@ -280,7 +280,8 @@ def _write(path: str, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
+    """Makes the names in a directory, or the content of a file, durable."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

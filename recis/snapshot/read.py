@@ -23,6 +23,7 @@ from recis.snapshot.header import DTYPES, parse
 from recis.snapshot.manifest import (
     FileInfo,
     Manifest,
+    Parent,
     SlotInfo,
     StateFile,
     TableInfo,
@@ -185,18 +186,29 @@ class SnapshotReader:
         Raises:
             DamagedError: they are not what was written.
         """
-        name = self.files.name(file.path)
-        try:
-            size = self.files.size(file.path)
-        except FileNotFoundError:
-            raise DamagedError(name, f"{file.bytes} bytes", "no file") from None
-        if size != file.bytes:
-            raise DamagedError(name, f"{file.bytes} bytes", f"{size}")
-        data = self.files.read(file.path, 0, size)
+        self.check_size(file)
+        data = self.files.read(file.path, 0, file.bytes)
         found = to_hex(xxh3(data))
         if found != file.xxh3:
-            raise DamagedError(name, f"checksum {file.xxh3}", found)
+            raise DamagedError(self.files.name(file.path), f"checksum {file.xxh3}", found)
         return data
+
+    def check_size(self, file: FileInfo | StateFile) -> None:
+        """Raises DamagedError unless a file is there and has the size it should have."""
+        try:
+            found = str(self.files.size(file.path))
+        except FileNotFoundError:
+            found = "no file"
+        if found != str(file.bytes):
+            raise DamagedError(self.files.name(file.path), f"{file.bytes} bytes", found)
+
+    def check_sizes(self) -> None:
+        """The same for every file of this snapshot."""
+        files: list[FileInfo | StateFile] = [*self.manifest.dense]
+        for table in self.manifest.tables.values():
+            files += [*table.files, *table.policies]
+        with ThreadPoolExecutor(16, "recis-sizes") as pool:
+            list(pool.map(self.check_size, files))
 
     def _state(self, file: StateFile) -> Any:
         data = self.read_whole(file)
@@ -226,22 +238,20 @@ def open_snapshot(
         FileNotFoundError: there is no snapshot.
         SnapshotError: it is damaged, or a later version of recis wrote it.
     """
-    url = os.fspath(url).rstrip("/") or "/"
-    folder, _, leaf = url.rpartition("/")
-    own = parse_step(leaf)
+    root, own = split_url(url)
     if own is not None:
         if step not in (None, own):
             raise ValueError(f"{url} is the snapshot of step {own}, asked for step {step}")
-        return _open_step(folder or ".", own)
+        step = own
     if step is not None:
-        return _open_step(url, step)
-    found_steps = steps(url)
+        return _open_step(root, step)
+    found_steps = steps(root)
     if not found_steps:
         raise FileNotFoundError(f"{url}: there is no snapshot in it")
     refused: SnapshotError | None = None
     for candidate in reversed(found_steps):
         try:
-            found = _open_step(url, candidate)
+            found = _open_step(root, candidate)
         except SnapshotError as error:
             if strict:
                 raise
@@ -255,40 +265,55 @@ def open_snapshot(
     raise refused
 
 
-def _open_step(root: str, step: int) -> SnapshotReader:
-    """A snapshot with its parents, the sizes of all files checked."""
-    opened: list[tuple[Files, Manifest, str]] = []
-    expected: str | None = None
-    at: int | None = step
-    while at is not None:
-        files = open_files(f"{root}/{step_name(at)}")
+def split_url(url: str | os.PathLike[str]) -> tuple[str, int | None]:
+    """The directory of snapshots, and the step if the URL is that of one of them."""
+    url = os.fspath(url).rstrip("/") or "/"
+    folder, _, leaf = url.rpartition("/")
+    step = parse_step(leaf)
+    return (url, None) if step is None else (folder or ".", step)
+
+
+def read_chain(root: str, step: int) -> Iterator[tuple[Files, Manifest, str]]:
+    """Manifests from that of a step back to the base, with their files and checksums.
+
+    Raises:
+        FileNotFoundError: there is no snapshot of this step.
+        SnapshotError: the next one is damaged, missing, or of a later version.
+    """
+    parent = Parent(step, "")
+    while parent is not None:
+        files = open_files(f"{root}/{step_name(parent.step)}")
         try:
             manifest, checksum = read_manifest(files)
         except FileNotFoundError:
-            if expected is None:
+            if not parent.manifest_xxh3:
                 raise
             raise DamagedError(files.url, "the parent of a later snapshot", "none") from None
-        if manifest.step != at:
-            raise DamagedError(files.name(MANIFEST), f"step {at}", f"step {manifest.step}")
-        if expected is not None and checksum != expected:
+        if manifest.step != parent.step:
+            raise DamagedError(files.name(MANIFEST), f"step {parent.step}", f"step {manifest.step}")
+        if parent.manifest_xxh3 not in ("", checksum):
             raise DamagedError(
                 files.name(MANIFEST),
-                f"checksum {expected}, as the delta that follows it says",
+                f"checksum {parent.manifest_xxh3}, as the delta that follows it says",
                 checksum,
             )
-        opened.append((files, manifest, checksum))
+        yield files, manifest, checksum
         parent = manifest.parent
-        at, expected = (None, None) if parent is None else (parent.step, parent.manifest_xxh3)
+
+
+def _open_step(root: str, step: int) -> SnapshotReader:
+    """A snapshot with its parents, the sizes of all files checked."""
     chain: list[SnapshotReader] = []
-    for files, manifest, checksum in reversed(opened):
+    for files, manifest, checksum in reversed(list(read_chain(root, step))):
         if chain:
-            _check_follows(files, manifest, chain[-1].manifest)
+            check_follows(files, manifest, chain[-1].manifest)
         chain.append(SnapshotReader(files, manifest, checksum, chain))
-        check_sizes(files, manifest)
+        chain[-1].check_sizes()
     return chain[-1]
 
 
-def _check_follows(files: Files, manifest: Manifest, parent: Manifest) -> None:
+def check_follows(files: Files, manifest: Manifest, parent: Manifest) -> None:
+    """Raises DamagedError unless the tables of a delta are as its parent's."""
     for name, table in manifest.tables.items():
         before = parent.tables.get(name)
         if before is None:
@@ -303,26 +328,6 @@ def _check_follows(files: Files, manifest: Manifest, parent: Manifest) -> None:
                 f"table {name!r} with slice_size {before.slice_size}, as in the parent",
                 f"{table.slice_size}",
             )
-
-
-def check_sizes(files: Files, manifest: Manifest) -> None:
-    """Raises DamagedError unless every file is there and has the size it should have."""
-    expected = [(file.path, file.bytes) for file in manifest.dense]
-    for table in manifest.tables.values():
-        expected += [(file.path, file.bytes) for file in table.files]
-        expected += [(file.path, file.bytes) for file in table.policies]
-
-    def check(path: str, size: int) -> None:
-        try:
-            found = str(files.size(path))
-        except FileNotFoundError:
-            found = "no file"
-        if found != str(size):
-            raise DamagedError(files.name(path), f"{size} bytes", found)
-
-    with ThreadPoolExecutor(16, "recis-sizes") as pool:
-        for future in [pool.submit(check, path, size) for path, size in expected]:
-            future.result()
 
 
 # ---- merging a chain ----

@@ -96,7 +96,6 @@ class SparseFile:
         self.begin = {
             name: header.data_offset + spec.begin for name, spec in header.tensors.items()
         }
-        """Where each tensor begins in the file."""
         slices = info.slice_end - info.slice_begin
         expected = layout(list(self._slots.values()), info.rows, slices)
         if header.tensors != expected:
@@ -176,6 +175,10 @@ class SparseFile:
         begin, end = max(begin, at), min(end, self.info.slice_end)
         return int(self.offsets[begin - at]), int(self.offsets[max(begin, end) - at])
 
+    def row_bytes(self, tensor: str) -> int:
+        """Bytes a row takes in a tensor."""
+        return 8 if tensor == "ids" else self._slots[tensor.removeprefix("slot/")].row_bytes
+
     def read_rows(self, tensor: str, first: int, last: int) -> Tensor:
         """Rows `[first, last)` of a tensor, not verified."""
         dtype, shape = torch.int64, tuple[int, ...]()
@@ -184,8 +187,7 @@ class SparseFile:
             dtype, shape = DTYPES[slot.dtype], slot.shape
         out, _ = new_output((last - first, *shape), dtype)
         if last > first:
-            row_bytes = out[0].nbytes
-            at = self.begin[tensor] + first * row_bytes
+            at = self.begin[tensor] + first * self.row_bytes(tensor)
             self._files.read_into(self.info.path, at, bytes_of(out))
         return out
 

@@ -138,5 +138,3 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path):
         snapshot.table("users")
     with pytest.raises(DamagedError, match=file.name):
         recis.Snapshot(tmp_path)
-
-

@@ -20,6 +20,8 @@ from typing_extensions import override
 
 from recis import _engine
 from recis._singleton import Singleton
+from recis._slices import Slice as Slice
+from recis._slices import gen_slice as gen_slice
 from recis._table import SlotGroup, Table
 from recis._tensors import DTYPES, check_ids
 from recis.nn.hashtable_hook import AdmitHook, FilterHook
@@ -29,46 +31,6 @@ from recis.nn.modules.hashtable_hook_impl import BaseAdmitHookImpl, HashtableHoo
 from recis.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,255}")
-
-
-class Slice:
-    """The part `[slice_begin, slice_end)` of `slice_size` slices that a table holds.
-
-    An id belongs to slice `uint64(id) % slice_size`.
-    """
-
-    def __init__(self, slice_beg: int, slice_end: int, slice_size: int) -> None:
-        if not 0 <= slice_beg <= slice_end <= slice_size or slice_size == 0:
-            raise ValueError(
-                "expected 0 <= slice_beg <= slice_end <= slice_size and slice_size > 0, found "
-                f"[{slice_beg}, {slice_end}) of {slice_size}"
-            )
-        self.slice_begin = slice_beg
-        self.slice_end = slice_end
-        self.slice_size = slice_size
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Slice) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((self.slice_begin, self.slice_end, self.slice_size))
-
-    def __repr__(self) -> str:
-        return f"Slice({self.slice_begin}, {self.slice_end}, {self.slice_size})"
-
-
-def gen_slice(shard_index: int = 0, shard_num: int = 1, slice_size: int = 65536) -> Slice:
-    """The contiguous slice of one of `shard_num` shards; earlier shards take the remainder.
-
-    Example:
-        >>> gen_slice(1, 3, 8)
-        Slice(3, 6, 8)
-    """
-    if shard_num <= 0 or not 0 <= shard_index < shard_num:
-        raise ValueError(f"there is no shard {shard_index} of {shard_num}")
-    size, rest = divmod(slice_size, shard_num)
-    begin = shard_index * size + min(shard_index, rest)
-    return Slice(begin, begin + size + (shard_index < rest), slice_size)
 
 
 class HashtableRegister(metaclass=Singleton):
@@ -180,14 +142,30 @@ class HashTable(torch.nn.Module):
         self._device = _check_device(name, device)
         self._children = ChildrenInfo(name, [name] if children is None else children, coalesced)
         self._initializer = ConstantInitializer() if initializer is None else initializer
-        self._slice = slice
         self._grad_mean = grad_reduce_by == "id"
         self._grad_divisor = float(os.environ.get("WORLD_SIZE", 1)) if not self._grad_mean else 1.0
         try:
             draw = self._initializer.draw(shape, dtype, seed)
         except ValueError as error:
             raise ValueError(f"table {name!r}: {error}") from None
-        self._table = Table(name, dtype, shape, block_size, draw, store)
+        self._table = Table(
+            name,
+            dtype,
+            shape,
+            block_size,
+            draw,
+            store,
+            slice=slice,
+            children=self._children.children(),
+            coalesced=coalesced,
+            info={
+                "initializer": str(self._initializer),
+                "seed": seed,
+                "block_size": block_size,
+                "grad_reduce_by": grad_reduce_by,
+                "filter_hook": None if filter_hook is None else str(filter_hook),
+            },
+        )
         self._register_names()
         # Something for autograd to differentiate: the embeddings are no leaf of the graph.
         self._holder = torch.zeros((), requires_grad=True)
@@ -313,8 +291,7 @@ class HashTable(torch.nn.Module):
         self._table.clear()
         for impl in HashtableHookFactory().admits_of(self):
             impl.clear()
-        if self._table.store is not None:
-            self._table.store.policies.clear(self._table.name)
+        self._table.policies.clear(self._table.name)
 
     # ---- gradient ----
 
@@ -403,7 +380,7 @@ class HashTable(torch.nn.Module):
     @property
     def slice(self) -> Slice:
         """Which slices of the ids this table holds when it is saved and loaded."""
-        return self._slice
+        return self._table.slice
 
     @property
     def coalesce(self) -> bool:

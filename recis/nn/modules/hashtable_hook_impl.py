@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -67,6 +68,21 @@ class BaseAdmitHookImpl:
     def load_state(self, *state: Any) -> None:
         """Takes up what `state` gave when the store was committed."""
 
+    @classmethod
+    def merge_states(
+        cls, states: Sequence[tuple[Any, ...]], keep: Callable[[Tensor], Tensor]
+    ) -> tuple[Any, ...]:
+        """One state of those that the shards of a snapshot had.
+
+        Args:
+            states: what `state` gave in each, in the order of the shards.
+            keep: of ids int64 `(n,)`, a bool mask: which ones the table will hold.
+
+        Returns:
+            The first one; override it in a policy that knows ids.
+        """
+        return states[0]
+
 
 class ReadOnlyHookImpl(BaseAdmitHookImpl):
     """No new id gets a row."""
@@ -103,6 +119,16 @@ class FrequencyAdmitHookImpl(BaseAdmitHookImpl):
         ids = check_ids(ids, "FrequencyAdmit: ids")
         counts = check_values(check_ids(counts, "counts"), ids.numel(), (), "counts")
         self._frequency.restore(ids.data_ptr(), counts.data_ptr(), ids.numel())
+
+    @override
+    @classmethod
+    def merge_states(
+        cls, states: Sequence[tuple[Any, ...]], keep: Callable[[Tensor], Tensor]
+    ) -> tuple[Any, ...]:
+        """The sightings of all shards, of the ids that are kept."""
+        ids, counts = (torch.cat(parts) for parts in zip(*states, strict=True))
+        kept = keep(ids)
+        return ids[kept], counts[kept]
 
     @override
     def clear(self) -> None:
@@ -182,6 +208,18 @@ class BaseFilterHookImpl(torch.nn.Module):
         for name, buffer in buffers.items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(owner), leaf, saved[name].to(buffer.device))
+
+    @classmethod
+    def merge_states(
+        cls, states: Sequence[tuple[Any, ...]], keep: Callable[[Tensor], Tensor]
+    ) -> tuple[Any, ...]:
+        """One state of those that the shards of a snapshot had: the first one.
+
+        Args:
+            states: what `state` gave in each, in the order of the shards.
+            keep: of ids int64 `(n,)`, a bool mask: which ones the table will hold.
+        """
+        return states[0]
 
     def forward(self, index: Tensor) -> None:
         """`update`, for code that calls the hook as a module."""
@@ -326,15 +364,48 @@ class HashtableHookFactory(metaclass=Singleton):
             self._admits.setdefault(str(hook), WeakKeyDictionary())[ht] = impl
         return impl
 
+    def merge_states(
+        self,
+        shards: Sequence[Mapping[str, tuple[Any, ...]]],
+        keep: Callable[[Tensor], Tensor],
+    ) -> dict[str, tuple[Any, ...]]:
+        """The states of a table's policies, out of those that each shard of a snapshot had.
+
+        Args:
+            shards: states by hook, as `PolicyStates` names them.
+            keep: of ids int64 `(n,)`, a bool mask: which ones the table will hold.
+
+        Raises:
+            ValueError: a policy of that name is not registered.
+        """
+        merged = {}
+        for hook in dict.fromkeys(hook for shard in shards for hook in shard):
+            states = [shard[hook] for shard in shards if hook in shard]
+            merged[hook] = self._class_of(hook).merge_states(states, keep)
+        return merged
+
+    def _class_of(self, hook: str) -> type[BaseFilterHookImpl] | type[BaseAdmitHookImpl]:
+        kind, _, rest = hook.partition(" ")
+        name = rest if kind == "filter" else json.loads(rest)["name"]
+        classes: Mapping[str, type[Any]] = (
+            self._filter_classes if kind == "filter" else self._admit_classes
+        )
+        if name not in classes:
+            raise ValueError(
+                f"the state of a {kind} hook {name!r} cannot be loaded: none of that name is "
+                "registered. Register it with HashtableHookFactory() first"
+            )
+        found: type[BaseFilterHookImpl] | type[BaseAdmitHookImpl] = classes[name]
+        return found
+
     def admits_of(self, ht: TableOwner) -> list[BaseAdmitHookImpl]:
         """The admission policies that have been used on a table."""
         return [tables[ht] for tables in self._admits.values() if ht in tables]
 
 
 def _attach(ht: TableOwner, hook: str, impl: Policy) -> None:
-    """Lets a policy of a table in a store go on from what it had learnt."""
-    if ht.table.store is not None:
-        ht.table.store.policies.attach(ht, ht.table.name, hook, impl)
+    """Lets a policy go on from what it had learnt, if that was saved."""
+    ht.table.policies.attach(ht, ht.table.name, hook, impl)
 
 
 def _make(classes: Mapping[str, type[Any]], hook: BaseHook, table: str, *args: TableOwner) -> Any:

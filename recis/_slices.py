@@ -1,0 +1,47 @@
+"""Slices of the ids: what a table holds of them, and the unit of saving and sharding."""
+
+from __future__ import annotations
+
+
+class Slice:
+    """The part `[slice_begin, slice_end)` of `slice_size` slices that a table holds.
+
+    An id belongs to slice `uint64(id) % slice_size`.
+    """
+
+    def __init__(self, slice_beg: int, slice_end: int, slice_size: int) -> None:
+        if not 0 <= slice_beg <= slice_end <= slice_size or slice_size == 0:
+            raise ValueError(
+                "expected 0 <= slice_beg <= slice_end <= slice_size and slice_size > 0, found "
+                f"[{slice_beg}, {slice_end}) of {slice_size}"
+            )
+        self.slice_begin = slice_beg
+        self.slice_end = slice_end
+        self.slice_size = slice_size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slice) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.slice_begin, self.slice_end, self.slice_size))
+
+    def __repr__(self) -> str:
+        return f"Slice({self.slice_begin}, {self.slice_end}, {self.slice_size})"
+
+
+def gen_slice(shard_index: int = 0, shard_num: int = 1, slice_size: int = 65536) -> Slice:
+    """The contiguous slice of one of `shard_num` shards; earlier shards take the remainder.
+
+    Example:
+        >>> gen_slice(1, 3, 8)
+        Slice(3, 6, 8)
+    """
+    if shard_num <= 0 or not 0 <= shard_index < shard_num:
+        raise ValueError(f"there is no shard {shard_index} of {shard_num}")
+    size, rest = divmod(slice_size, shard_num)
+    begin = shard_index * size + min(shard_index, rest)
+    return Slice(begin, begin + size + (shard_index < rest), slice_size)
+
+
+ALL_SLICES = gen_slice()
+"""Those of a table that holds every id."""

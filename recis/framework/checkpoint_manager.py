@@ -1,0 +1,101 @@
+"""`CheckpointManager`: when to save, and what to do when training is asked to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from recis.framework.saver import Checkpointable, Saver
+
+logger = logging.getLogger(__name__)
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+class CheckpointManager:
+    """Counts steps, saves every so many of them, and before a SIGTERM ends the process.
+
+    After a SIGTERM the step that is being made ends, `step` saves and exits with status 143. The
+    handler that was there before is called at once.
+
+    Args:
+        saver: what saves.
+        save_interval: steps between two snapshots.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1)
+        >>> manager = CheckpointManager(Saver(model, output_dir="runs/1"), save_interval=1000)
+        >>> manager.global_step
+        0
+    """
+
+    def __init__(self, saver: Saver, save_interval: int) -> None:
+        if not isinstance(save_interval, int) or save_interval < 1:
+            raise ValueError(f"save_interval must be a positive int, found {save_interval!r}")
+        self._saver = saver
+        self._interval = save_interval
+        self._step = 0
+        self._saved: int | None = None
+        self._terminated = False
+        self._earlier: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = signal.signal(signal.SIGTERM, self._on_terminate)
+
+    @property
+    def global_step(self) -> int:
+        """Steps made so far, those before a restore included."""
+        return self._step
+
+    def step(self) -> None:
+        """A step of training has been made.
+
+        Raises:
+            SystemExit: there was a SIGTERM; a snapshot of this step is there.
+            OSError: a snapshot cannot be written; earlier ones are intact.
+        """
+        self._step += 1
+        if self._terminated:
+            logger.warning("SIGTERM: saving step %d, then exiting", self._step)
+            self.save()
+            self._saver.wait()
+            sys.exit(_TERMINATED)
+        if self._step % self._interval == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Saves now, unless this step is saved already.
+
+        Raises:
+            OSError: it cannot be written; earlier snapshots are intact.
+        """
+        if self._saved != self._step:
+            self._saver.save(self._step)
+            self._saved = self._step
+
+    def restore(self, global_step: int | None = None) -> int | None:
+        """Goes on from the snapshot of a step, by default the newest; see `Saver.restore`.
+
+        Returns:
+            Its step; None if there is no snapshot at all.
+        """
+        found = self._saver.restore(global_step)
+        if found is not None:
+            self._step = self._saved = found
+        return found
+
+    def register_for_checkpointing(self, name: str, obj: Checkpointable) -> None:
+        """Saves and restores one more object; see `Saver.register_for_checkpointing`."""
+        self._saver.register_for_checkpointing(name, obj)
+
+    def load_model_bank(self) -> int | None:
+        """Restores the newest snapshot, as upstream's model bank does by default."""
+        return self.restore()
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        self._terminated = True
+        if callable(self._earlier):
+            self._earlier(number, frame)

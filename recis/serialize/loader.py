@@ -1,0 +1,194 @@
+"""`Loader`: a snapshot into tables and tensors, of any number of shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recis._slices import Slice
+from recis._table import Table
+from recis.nn.modules.hashtable_hook_impl import HashtableHookFactory
+from recis.serialize.blocks import FilterBlocks, chosen, every_block, tables_of
+from recis.serialize.saver import MODEL
+from recis.snapshot.errors import DamagedError, MismatchError
+from recis.snapshot.header import DTYPES
+from recis.snapshot.manifest import TableInfo
+from recis.snapshot.read import SnapshotReader, open_snapshot
+from recis.snapshot.sparse_file import slices_of
+from recis.snapshot.verify import verify
+
+
+class Loader:
+    """Loads a snapshot, with those it is a delta to, whatever number of shards saved it.
+
+    Each table takes the ids of its `slice` and leaves the others. Ids that it holds already keep
+    their rows and get the saved values; other rows stay, unless `clear`.
+
+    Args:
+        checkpoint_path: a directory of snapshots, whose newest is loaded, or one of them; local
+            or an fsspec URL.
+        hashtables: tables by name, as `filter_out_sparse_param(model)` gives them, or modules.
+        tensors: dense tensors by name, which are written in place.
+        parallel: threads that read.
+        filter_func: of the list of blocks that would be loaded, those that are.
+        strict: whether to refuse when the newest is damaged. Otherwise the newest that is not is
+            loaded, with a warning.
+        clear: whether the tables lose what they have.
+        track: whether to remember from now on which rows change, so that the next snapshot can
+            be a delta to this one.
+
+    Example:
+        >>> from recis.nn import HashTable
+        >>> from recis.serialize import Saver
+        >>> from tempfile import TemporaryDirectory
+        >>> folder = TemporaryDirectory()
+        >>> users = HashTable([4], name="loader_example")
+        >>> _ = users(torch.tensor([1, 2, 3]))
+        >>> _ = Saver(path=folder.name, hashtables={"users": users}).save(step=10)
+        >>> users.clear()
+        >>> Loader(folder.name, hashtables={"users": users}).load()
+        10
+        >>> len(users)
+        3
+        >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        hashtables: Mapping[str, object] | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        parallel: int = 16,
+        filter_func: FilterBlocks = every_block,
+        *,
+        strict: bool = False,
+        clear: bool = False,
+        track: bool = False,
+    ) -> None:
+        self._path = os.fspath(checkpoint_path)
+        self._tables = tables_of("Loader", hashtables)
+        self._tensors = dict(tensors or {})
+        self._parallel = parallel
+        self._filter = filter_func
+        self._strict = strict
+        self._clear = clear
+        self._track = track
+
+    def load(self) -> int:
+        """Loads it and returns its step.
+
+        Raises:
+            FileNotFoundError: there is no snapshot.
+            ValueError: it lacks a table, slot or tensor, or has another dtype, shape or
+                slice_size; nothing has changed.
+            RuntimeError: it is damaged, or a later version wrote it; nothing has changed.
+        """
+        reader = open_snapshot(self._path, strict=self._strict)
+        tables, tensors = chosen(self._filter, self._tables, self._tensors)
+        for name, table in tables.items():
+            _check_table(reader, reader.table(name), table)
+        dense = _dense(reader, tensors)
+        policies = {
+            name: HashtableHookFactory().merge_states(
+                reader.policies(name), partial(_inside, table.slice)
+            )
+            for name, table in tables.items()
+        }
+        if any(len(table) for table in tables.values()):
+            # What they have could not be brought back.
+            problems = verify(reader.files.url)
+            if problems:
+                first = problems[0]
+                raise DamagedError(
+                    first.path, first.expected, first.found,
+                    tensor=first.tensor, slices=first.slices,
+                )  # fmt: skip
+        filled = []
+        try:
+            for name, table in tables.items():
+                filled.append((table, len(table) == 0))
+                self._load_table(reader, name, table)
+        except BaseException:
+            for table, was_empty in filled:
+                if was_empty:
+                    table.clear()
+            raise
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(dense[name])
+        for name, table in tables.items():
+            table.policies.load(name, policies[name])
+        return reader.manifest.step
+
+    def _load_table(self, reader: SnapshotReader, name: str, table: Table) -> None:
+        about = reader.table(name)
+        for slot in about.slots[1:]:
+            table.add_slot(slot.name, DTYPES[slot.dtype], slot.shape, slot.initial)
+        if self._clear:
+            table.clear()
+        fresh = len(table) == 0
+        table.track(False)
+        part = (table.slice.slice_begin, table.slice.slice_end)
+        for rows in reader.read_rows(name, part, parallel=self._parallel):
+            table.restore(rows.ids, rows.slots)
+        # Rows that were there before are not in the snapshot: no delta to it could tell.
+        table.track(self._track and fresh)
+        table.known_since = reader.checksum if self._track and fresh else None
+
+
+def _check_table(reader: SnapshotReader, about: TableInfo, table: Table) -> None:
+    what = f"{reader.files.url}, table {table.name!r}"
+    if about.slice_size != table.slice.slice_size:
+        raise MismatchError(
+            f"{what}: it has {about.slice_size} slices, the table {table.slice.slice_size}: make "
+            f"the table with a slice of {about.slice_size}"
+        )
+    if (about.coalesced, list(about.children)) != (table.coalesced, table.children):
+        raise MismatchError(
+            f"{what}: it has the children {list(about.children)}, the table {table.children}: ids "
+            "would be read as another child's"
+        )
+    saved = {slot.name: slot for slot in about.slots}
+    for slot in table.slot_group().slots():
+        found = saved.get(slot.name())
+        if found is None:
+            raise MismatchError(
+                f"{what}: it has no slot {slot.name()!r}, which the table has; it has "
+                f"{', '.join(saved)}. Load before what needs the slot is made, or save with it"
+            )
+        if (DTYPES[found.dtype], found.shape) != (slot.dtype, slot.shape):
+            raise MismatchError(
+                f"{what}: slot {slot.name()!r} is {found.dtype} {list(found.shape)}, in the table "
+                f"{slot.dtype} {list(slot.shape)}"
+            )
+
+
+def _dense(reader: SnapshotReader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The dense tensors that are to be loaded."""
+    if not tensors:
+        return {}
+    found: dict[str, Tensor] = reader.dense(MODEL) if MODEL in reader.dense_names() else {}
+    for name, tensor in tensors.items():
+        saved = found.get(name)
+        if saved is None:
+            raise MismatchError(
+                f"{reader.files.url} has no dense tensor {name!r}; it has "
+                f"{', '.join(sorted(found)) or 'none'}"
+            )
+        if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+            raise MismatchError(
+                f"{reader.files.url}: the dense tensor {name!r} is {saved.dtype} "
+                f"{list(saved.shape)}, expected {tensor.dtype} {list(tensor.shape)}"
+            )
+    return found
+
+
+def _inside(part: Slice, ids: Tensor) -> Tensor:
+    """Which ids belong to these slices, bool."""
+    of = torch.from_numpy(slices_of(ids.numpy(), part.slice_size).astype(np.int64))
+    return (of >= part.slice_begin) & (of < part.slice_end)
