@@ -6,8 +6,8 @@ import logging
 import signal
 import sys
 import threading
+import weakref
 from types import FrameType
-from typing import Any
 
 from recis.framework.saver import Checkpointable, Saver
 
@@ -40,10 +40,10 @@ class CheckpointManager:
         self._interval = save_interval
         self._step = 0
         self._saved: int | None = None
-        self._terminated = False
-        self._earlier: Any = None
+        self.terminated = False
+        """Whether there was a SIGTERM."""
         if threading.current_thread() is threading.main_thread():
-            self._earlier = signal.signal(signal.SIGTERM, self._on_terminate)
+            _handle_sigterm(self)
 
     @property
     def global_step(self) -> int:
@@ -58,7 +58,7 @@ class CheckpointManager:
             OSError: a snapshot cannot be written; earlier ones are intact.
         """
         self._step += 1
-        if self._terminated:
+        if self.terminated:
             logger.warning("SIGTERM: saving step %d, then exiting", self._step)
             self.save()
             self._saver.wait()
@@ -95,7 +95,20 @@ class CheckpointManager:
         """Restores the newest snapshot, as upstream's model bank does by default."""
         return self.restore()
 
-    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
-        self._terminated = True
-        if callable(self._earlier):
-            self._earlier(number, frame)
+
+def _handle_sigterm(manager: CheckpointManager) -> None:
+    """Tells a manager of a SIGTERM for as long as it lives, and does not keep it alive."""
+    found = weakref.ref(manager)
+    earlier = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        manager = found()
+        if manager is not None:
+            manager.terminated = True
+        if callable(earlier):
+            earlier(number, frame)
+        elif manager is None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, handle)

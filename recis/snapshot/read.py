@@ -280,7 +280,7 @@ def read_chain(root: str, step: int) -> Iterator[tuple[Files, Manifest, str]]:
         FileNotFoundError: there is no snapshot of this step.
         SnapshotError: the next one is damaged, missing, or of a later version.
     """
-    parent = Parent(step, "")
+    parent: Parent | None = Parent(step, "")
     while parent is not None:
         files = open_files(f"{root}/{step_name(parent.step)}")
         try:
