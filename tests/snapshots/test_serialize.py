@@ -321,3 +321,16 @@ def test_many_parts(tmp_path, table, monkeypatch):
     expected = content(made)
     del made
     assert content(load(tmp_path, table())) == expected
+
+
+def test_a_table_is_made_from_a_snapshot(tmp_path, table):
+    made = trained(table((2, 3), coalesced=True, children=["a", "b"]), [1, (1 << 52) + 5])
+    save(tmp_path, made, 1)
+    expected = content(made)
+    del made
+    loaded = HashTable.from_snapshot(tmp_path, "t")
+    assert not loaded.training
+    assert loaded.children_hashtable == ["a", "b"]
+    assert content(loaded) == expected
+    with pytest.raises(MismatchError, match="no table 'other'"):
+        HashTable.from_snapshot(tmp_path, "other")

@@ -177,6 +177,46 @@ class HashTable(torch.nn.Module):
         self._register_state_dict_hook(_put_table)
         self.register_load_state_dict_post_hook(_accept_table)
 
+    @classmethod
+    def from_snapshot(
+        cls, path: str | os.PathLike[str], name: str, *, store: Store | None = None
+    ) -> HashTable:
+        """A table of a snapshot, made as it was there and loaded, in `eval()`.
+
+        It has no hooks and draws no embeddings: it is for evaluation. `recis.Snapshot` serves
+        without loading; to train on, make the table as before and load it with
+        `recis.serialize.Loader`.
+
+        Args:
+            path: a directory of snapshots, whose newest is taken, or one of them.
+            name: of the table.
+            store: where rows go that memory has no room for.
+
+        Raises:
+            FileNotFoundError: there is no snapshot.
+            ValueError: it has no such table, or one of this name is alive.
+            RuntimeError: it is damaged, or a later version wrote it.
+        """
+        from recis.serialize import Loader
+        from recis.snapshot.header import DTYPES
+        from recis.snapshot.read import open_snapshot
+
+        reader = open_snapshot(path)
+        about = reader.table(name)
+        embedding = about.slots[0]
+        table = cls(
+            embedding.shape,
+            block_size=about.info.get("block_size", 5),
+            dtype=DTYPES[embedding.dtype],
+            coalesced=about.coalesced,
+            children=about.children or None,
+            slice=gen_slice(slice_size=about.slice_size),
+            name=name,
+            store=store,
+        )
+        Loader(reader.files.url, hashtables={name: table}).load()
+        return table.eval()
+
     def _register_names(self) -> None:
         table = self._table
         info = json.dumps(
