@@ -101,6 +101,11 @@ class HashtableRegister(metaclass=Singleton):
         else:
             self._tables[name] = ht
 
+    def release(self, ht: Table) -> None:
+        """Gives up the names that a table has."""
+        for name in [name for name, owner in self._tables.items() if owner is ht]:
+            del self._tables[name]
+
     def get_ht_by_child_name(self, name: str) -> Table:
         """The live table that has this name or child; KeyError if there is none."""
         return self._tables[name]
@@ -187,15 +192,21 @@ class HashTable(torch.nn.Module):
             draw = self._initializer.draw(shape, dtype, seed)
         except ValueError as error:
             raise ValueError(f"table {name!r}: {error}") from None
-        self._table = Table(name, dtype, shape, block_size, draw, store)
-        self._register_names()
+        self._table = Table(name, dtype, shape, block_size, store)
+        try:
+            self._register_names()  # first: from then on no other table can open this one's
+            self._table.open(draw)
+            self._filter_hook_impl = (
+                None
+                if filter_hook is None
+                else HashtableHookFactory().create_filter_hook(self, filter_hook)
+            )
+        except BaseException:
+            HashtableRegister().release(self._table)
+            self._table.undo_open()
+            raise
         # Something for autograd to differentiate: the embeddings are no leaf of the graph.
         self._holder = torch.zeros((), requires_grad=True)
-        self._filter_hook_impl = (
-            None
-            if filter_hook is None
-            else HashtableHookFactory().create_filter_hook(self, filter_hook)
-        )
         self._register_state_dict_hook(_put_table)
         self.register_load_state_dict_post_hook(_accept_table)
 
