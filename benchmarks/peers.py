@@ -25,7 +25,7 @@ from recis.optim import SparseAdam
 INSERT_ROWS = 1 << 20
 _table_numbers = count()
 
-PACKAGES = {"fbgemm": "fbgemm_gpu", "mch": "torchrec"}
+PACKAGES = {"fbgemm": "fbgemm_gpu", "mch": "torchrec", "rocksdb": "rocksdict"}
 
 Lookup = Callable[[Batch], Tensor]
 

@@ -172,7 +172,6 @@ class Table:
         dtype: torch.dtype,
         shape: tuple[int, ...],
         block_size: int,
-        draw: _engine.Draw,
         store: Store | None = None,
         *,
         slice: Slice = ALL_SLICES,
@@ -194,8 +193,21 @@ class Table:
         """What its hooks have learnt."""
         self.known_since: str | None = None
         """The checksum of the snapshot since which it is known what changed."""
-        engine = None if store is None else store.engine
-        self.engine = _engine.Table(name, CODE_OF[dtype], list(shape), block_size, draw, engine)
+        self._joined = False
+
+    def open(self, draw: _engine.Draw) -> None:
+        """Makes the table, or finds it in its store. Before that it is of no use."""
+        store = None if self.store is None else self.store.engine
+        there = store is not None and store.joined(self.name)
+        self.engine = _engine.Table(
+            self.name, CODE_OF[self.dtype], list(self.shape), self.block_size, draw, store
+        )
+        self._joined = store is not None and not there
+
+    def undo_open(self) -> None:
+        """Leaves the store as it was before `open`, if that made this table a part of it."""
+        if self.store is not None and self._joined:
+            self.store.engine.leave(self.name)
 
     # ---- lookup ----
 

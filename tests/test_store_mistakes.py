@@ -177,6 +177,29 @@ def test_a_name_twice_is_refused_also_in_one_store(path):
     assert table.ids().tolist() == [1]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_table_that_cannot_be_made_leaves_no_trace(path, there):
+    store = Store(path, hot_bytes=8000)
+    if there:
+        table_in(store)(long(1, 2))
+    elsewhere = HashTable([4], name="taken")
+    failures = {
+        "taken": {},
+        "t": {"filter_hook": FilterHook("NoSuchFilter")},
+        "family": {"coalesced": True, "children": ["child", "taken"]},
+    }
+    for name, options in failures.items():
+        with pytest.raises(ValueError) as error:
+            table_in(store, name, **options)
+        assert store.tables() == (["t"] if there else []), error
+        assert (store.stats()["hot_bytes"] > 0) == there
+    assert HashTable([4], name="child").ids().tolist() == []
+    # Another seed than that of the table that was not made; none, if it was there before.
+    again = table_in(store, seed=0 if there else 1)
+    assert sorted(again.ids().tolist()) == ([1, 2] if there else [])
+    assert elsewhere.ids().tolist() == []
+
+
 def test_a_store_must_be_one():
     with pytest.raises(TypeError, match="store must be Store or None"):
         table_in("path")

@@ -23,7 +23,7 @@ namespace recis {
 class AsyncReads {
  public:
   static constexpr size_t kAlignment = 4096;  // of offsets, lengths and memory
-  static constexpr size_t kDepth = 128;       // reads on their way
+  static constexpr size_t kDepth = 256;       // reads on their way
   static constexpr size_t kMaxBytes = 16 << 10;
 
   // Those that were given back are kept, since letting go of them takes the system

@@ -57,7 +57,7 @@ Status IoError(int error_number, const std::string& path, const std::string& wha
     if (known) next = std::to_string(free_bytes) + " bytes are free. ";
     next += "Free some space or raise the quota, then try again.";
   } else if (error_number == EROFS) {
-    next = "Open it read-only, or mount it writable.";
+    next = "Open it with read_only=True, or mount it writable.";
   } else if (error_number == EIO) {
     next = "The disk or its connection fails: see the system's log.";
   }

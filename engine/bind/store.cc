@@ -81,6 +81,8 @@ void InitStore(py::module_& module) {
              return epochs;
            })
       .def("tables", &Store::Tables, Unlocked())
+      .def("joined", &Store::Joined, py::arg("name"), Unlocked())
+      .def("leave", &Store::Leave, py::arg("name"), Unlocked())
       .def("stats", &StatsDict);
 }
 

@@ -47,7 +47,7 @@ Status PrepareDirectory(const std::string& path, bool scratch, bool read_only, b
     if (network || static_cast<uint32_t>(info.f_type) != file_system.magic) continue;
     return Unavailable(path + ": lies on " + file_system.name +
                        ", where locks, mappings and syncs cannot be relied on. Use a local disk, "
-                       "or ask for a network file system by name.");
+                       "or open it with network=True.");
   }
 
   std::error_code failed;

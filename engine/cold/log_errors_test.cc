@@ -193,9 +193,31 @@ TEST(ANetworkFileSystemIsRefusedUnlessAskedFor) {
   KindEnv env(0x6969);
   ScopedEnv replaced(&env);
   LogOptions options = At(directory / "store");
-  Says(Log::Open(options).status(), Code::kUnavailable, {"NFS"});
+  Says(Log::Open(options).status(), Code::kUnavailable, {options.path, "NFS", "network=True"});
   options.network = true;
   Ok(Log::Open(options).status());
+}
+
+// A file system that is mounted read-only.
+class ReadOnlyEnv : public Env {
+ public:
+  int Open(const char* path, int flags, mode_t mode) override {
+    if ((flags & (O_ACCMODE | O_CREAT)) != O_RDONLY) return errno = EROFS, -1;
+    return Env::Open(path, flags, mode);
+  }
+  int Mkdir(const char*, mode_t) override { return errno = EROFS, -1; }
+};
+
+TEST(OnAReadOnlyFileSystemReadingIsAdvised) {
+  TemporaryDirectory directory;
+  const Sequence block = MakeStore(directory / "store");
+  ReadOnlyEnv env;
+  ScopedEnv replaced(&env);
+  LogOptions options = At(directory / "store");
+  Says(Log::Open(options).status(), Code::kIo,
+       {options.path, "Read-only file system", "read_only=True"});
+  options.read_only = true;
+  Ok(ReadOne(*Value(Log::Open(options)), block, 3, 103, 1));
 }
 
 #if !defined(RECIS_SYSTEM_LMDB)

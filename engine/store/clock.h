@@ -25,7 +25,7 @@ class Clock {
   void Resize(Frame count);
   Frame size() const { return static_cast<Frame>(heat_.size()); }
 
-  void Use(Frame frame) { heat_[frame] = 1; }
+  void Use(Frame frame) { heat_[frame] = 0; }
   void Free(Frame frame) { heat_[frame] = kUnused; }
   bool used(Frame frame) const { return heat_[frame] != kUnused; }
   void Touch(Frame frame) {

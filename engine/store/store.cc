@@ -18,10 +18,12 @@ using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
 
 // Blocks are rewritten while they take more than kWasteful times their live entries; those
 // chosen at a time would bring it to kThrifty. See docs/impl.md.
-constexpr double kWasteful = 1.7, kThrifty = 1.5;
+constexpr double kWasteful = 1.5, kThrifty = 1.4;
 constexpr int64_t kSlackBytes = 128 << 10;  // small stores are not worth it
 // Blocks rewritten for each block written, and at least.
 constexpr int64_t kCleanedPerAppended = 3, kMinCleaned = 4;
+// After a scan that found none, this part of all blocks must be new before the next.
+constexpr Sequence kRescanPart = 16;
 
 constexpr char kTableKey[] = "table/";
 
@@ -186,6 +188,25 @@ StoreStats Store::Stats() const {
   return stats;
 }
 
+bool Store::Joined(const std::string& name) const {
+  ReadLock lock(mutex_);
+  return members_.contains(name);
+}
+
+void Store::Leave(const std::string& name) {
+  std::shared_ptr<StoreMember> member;  // outlives the lock
+  WriteLock lock(mutex_);
+  const auto found = members_.find(name);
+  if (found == members_.end()) return;
+  member = std::move(found->second);
+  members_.erase(found);
+  to_clean_.clear();  // may name blocks of it
+  GiveBack(member->tier().hot_bytes());
+  bool known = false;  // by an epoch: then it is a table that is not there at the moment
+  const Status read = ForEachValue(tables_.at(name), [&](auto...) { known = true; });
+  if (read.ok() && !known) tables_.erase(name);
+}
+
 std::shared_ptr<StoreMember> Store::Member(const std::string& name) const {
   const auto found = members_.find(name);
   return found == members_.end() ? nullptr : found->second;
@@ -194,6 +215,7 @@ std::shared_ptr<StoreMember> Store::Member(const std::string& name) const {
 void Store::Join(const std::string& name, uint32_t number, std::shared_ptr<StoreMember> member) {
   tables_.emplace(name, number);
   members_.emplace(name, std::move(member));
+  next_scan_ = 0;  // its blocks can be cleaned from now on
 }
 
 uint32_t Store::TableNumber(const std::string& name, bool* known) const {
@@ -289,11 +311,17 @@ void Store::CleanSome() {
     return;
   }
   if (to_clean_.empty()) {
+    // The waste may lie in tables that are not here. Then a scan for each spill finds nothing.
+    const Sequence end = log_->EndSequence();
+    if (end < next_scan_) return;
+    ++stats_.scans;
     const auto absent = [this](uint32_t table) { return TierOf(table) == nullptr; };
     for (const BlockNumber number : catalog_.ToClean(kThrifty, kSlackBytes, absent)) {
       to_clean_.emplace_back(number, catalog_.at(number).sequence);
     }
     std::reverse(to_clean_.begin(), to_clean_.end());
+    const auto blocks = static_cast<Sequence>(catalog_.blocks());
+    if (to_clean_.empty()) next_scan_ = end + blocks / kRescanPart;
   }
   int64_t left = std::max(kMinCleaned, kCleanedPerAppended * std::exchange(appended_, 0));
   while (left-- > 0 && !to_clean_.empty()) {

@@ -56,6 +56,7 @@ struct StoreStats {
   int64_t block_bytes = 0;  // of blocks with a live entry
   int64_t dead_bytes = 0;   // of blocks kept for a retained epoch alone
   int64_t cleaned_bytes = 0;
+  int64_t scans = 0;  // of the catalog, for blocks to clean
   int64_t commits = 0;
   double commit_seconds = 0;        // of the last one
   double commit_stall_seconds = 0;  // of it, how long tables waited
@@ -79,6 +80,10 @@ class Store {
   // Names of the tables as of the last commit or since, sorted.
   std::vector<std::string> Tables() const;
   StoreStats Stats() const;
+  // Whether a table of this name has joined.
+  bool Joined(const std::string& name) const;
+  // Takes back the joining of a table that nobody has used.
+  void Leave(const std::string& name);
   const StoreOptions& options() const { return options_; }
 
   std::shared_mutex& mutex() const { return mutex_; }
@@ -142,6 +147,7 @@ class Store {
   int64_t hot_bytes_ = 0;                                   // GUARDED_BY(mutex_)
   std::vector<std::pair<BlockNumber, Sequence>> to_clean_;  // GUARDED_BY(mutex_)
   int64_t appended_ = 0;                                    // GUARDED_BY(mutex_): since CleanSome()
+  Sequence next_scan_ = 0;                                  // GUARDED_BY(mutex_): see CleanSome()
   Status broken_;                                           // GUARDED_BY(mutex_)
   const uint64_t fork_generation_;
   StoreStats stats_;  // GUARDED_BY(mutex_)

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -11,6 +13,40 @@
 #include "table/table_testing.h"
 
 namespace recis::testing {
+
+inline constexpr int64_t kBlockRows = 5;
+inline constexpr int64_t kDim = 3;
+
+// Stores and tables of small records.
+inline std::shared_ptr<Store> Open(const std::string& path, int64_t hot_bytes,
+                            std::optional<uint64_t> epoch = {}) {
+  StoreOptions options;
+  options.log.path = path;
+  options.log.epoch = epoch;
+  options.hot_bytes = hot_bytes;
+  Result<std::shared_ptr<Store>> store = Store::Open(options);
+  EXPECT_EQ(store.status().message(), "");
+  return store.value();
+}
+
+inline TableOptions Options(const std::string& name = "t") {
+  return {.name = name,
+          .dtype = DType::kFloat32,
+          .shape = {kDim},
+          .block_rows = kBlockRows,
+          .draw = {.distribution = Distribution::kUniform, .shift = -1, .scale = 2, .seed = 5}};
+}
+
+inline std::shared_ptr<Table> Join(const std::shared_ptr<Store>& store, const std::string& name = "t") {
+  Result<std::shared_ptr<Table>> table = Table::Make(Options(name), store);
+  EXPECT_EQ(table.status().message(), "");
+  return table.value();
+}
+
+// Of so many blocks of them.
+inline int64_t BytesOf(int64_t blocks) {
+  return blocks * kBlockRows * 48;  // embedding and two states: 36 bytes, padded
+}
 
 // Everything a table holds, in row order.
 struct Content {

@@ -63,6 +63,11 @@ class HashtableRegister(metaclass=Singleton):
         else:
             self._tables[name] = ht
 
+    def release(self, ht: Table) -> None:
+        """Gives up the names that a table has."""
+        for name in [name for name, owner in self._tables.items() if owner is ht]:
+            del self._tables[name]
+
     def get_ht_by_child_name(self, name: str) -> Table:
         """The live table that has this name or child; KeyError if there is none."""
         return self._tables[name]
@@ -153,7 +158,6 @@ class HashTable(torch.nn.Module):
             dtype,
             shape,
             block_size,
-            draw,
             store,
             slice=slice,
             children=self._children.children(),
@@ -166,14 +170,20 @@ class HashTable(torch.nn.Module):
                 "filter_hook": None if filter_hook is None else str(filter_hook),
             },
         )
-        self._register_names()
+        try:
+            self._register_names()  # first: from then on no other table can open this one's
+            self._table.open(draw)
+            self._filter_hook_impl = (
+                None
+                if filter_hook is None
+                else HashtableHookFactory().create_filter_hook(self, filter_hook)
+            )
+        except BaseException:
+            HashtableRegister().release(self._table)
+            self._table.undo_open()
+            raise
         # Something for autograd to differentiate: the embeddings are no leaf of the graph.
         self._holder = torch.zeros((), requires_grad=True)
-        self._filter_hook_impl = (
-            None
-            if filter_hook is None
-            else HashtableHookFactory().create_filter_hook(self, filter_hook)
-        )
         self._register_state_dict_hook(_put_table)
         self.register_load_state_dict_post_hook(_accept_table)
 
