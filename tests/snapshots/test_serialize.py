@@ -1,5 +1,6 @@
 """Tables to snapshots and back."""
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -304,7 +305,6 @@ def test_filter_func_leaves_out_what_it_does_not_return(tmp_path, table):
 
 
 def test_urls(table):
-    fsspec = pytest.importorskip("fsspec")
     url = "memory://recis-serialize"
     made = trained(table(), list(range(300)))
     save(url, made, 4)
