@@ -31,11 +31,12 @@ test: build unit
 check: lint asan tsan test
 
 # The tools that build the package are installed for good, not anew for each build as pip would,
-# so that a build after an edit compiles one file.
+# so that a build after an edit compiles one file. Older setuptools, which some systems put into every
+# environment, cannot build the wheel of the demo's data.
 .venv/tools: constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) pip
-	$(INSTALL) cmake ninja pybind11 scikit-build-core setuptools
+	$(INSTALL) cmake ninja pybind11 scikit-build-core 'setuptools>=70.1'
 	touch $@
 
 .venv/installed: .venv/tools constraints.txt $(SOURCES)
