@@ -19,7 +19,7 @@ inline constexpr int64_t kDim = 3;
 
 // Stores and tables of small records.
 inline std::shared_ptr<Store> Open(const std::string& path, int64_t hot_bytes,
-                            std::optional<uint64_t> epoch = {}) {
+                                   std::optional<uint64_t> epoch = {}) {
   StoreOptions options;
   options.log.path = path;
   options.log.epoch = epoch;
@@ -37,7 +37,8 @@ inline TableOptions Options(const std::string& name = "t") {
           .draw = {.distribution = Distribution::kUniform, .shift = -1, .scale = 2, .seed = 5}};
 }
 
-inline std::shared_ptr<Table> Join(const std::shared_ptr<Store>& store, const std::string& name = "t") {
+inline std::shared_ptr<Table> Join(const std::shared_ptr<Store>& store,
+                                   const std::string& name = "t") {
   Result<std::shared_ptr<Table>> table = Table::Make(Options(name), store);
   EXPECT_EQ(table.status().message(), "");
   return table.value();
