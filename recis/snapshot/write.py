@@ -248,7 +248,7 @@ def write_state(
     Raises:
         TypeError: something else is among them; the message names its place.
     """
-    return _write_file(draft, relative, [encode(value, STATE)], shard, shards)
+    return write_file(draft, relative, [encode(value, STATE)], shard, shards)
 
 
 def write_tensors(draft: Draft, relative: str, tensors: dict[str, Tensor]) -> StateFile:
@@ -268,7 +268,7 @@ def write_tensors(draft: Draft, relative: str, tensors: dict[str, Tensor]) -> St
     flat = dict(sorted(flat.items(), key=lambda item: -item[1].dtype.itemsize))
     specs = header.lay_out([(n, header.NAME_OF[t.dtype], tuple(t.shape)) for n, t in flat.items()])
     head = header.compose(specs, {"recis": "1", "kind": "dense"})
-    return _write_file(draft, relative, [head, *(bytes_of(t).data for t in flat.values())])
+    return write_file(draft, relative, [head, *(bytes_of(t).data for t in flat.values())])
 
 
 def collect(about: TableInfo, files: Sequence[FileInfo]) -> TableInfo:
@@ -404,9 +404,10 @@ def _finish(
     return replace(file, bytes=end, xxh3=texts)
 
 
-def _write_file(
+def write_file(
     draft: Draft, relative: str, pieces: list[Any], shard: int = 0, shards: int = 1
 ) -> StateFile:
+    """Writes a file of these bytes-like pieces, durably."""
     data = b"".join(pieces)
     with open(draft.path(relative), "wb") as file:
         file.write(data)
