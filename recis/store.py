@@ -7,12 +7,16 @@ import os
 import re
 import struct
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
+
+import torch
 
 from recis import _engine
 from recis._policy_state import PolicyStates
 from recis._state import decode, encode
+from recis._tensors import DTYPES
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +26,19 @@ _MAGIC, _VERSION = b"RCST", 1
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)?B", re.IGNORECASE)
 _POWERS = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class SlotSchema(NamedTuple):
+    """A slot of a table."""
+
+    name: str
+    """Unique in its table."""
+    dtype: torch.dtype
+    """Of its elements."""
+    shape: tuple[int, ...]
+    """Of one row."""
+    initial: float
+    """What every element of a row is that has not been written."""
 
 
 class Epoch(NamedTuple):
@@ -182,6 +199,32 @@ class Store:
     def tables(self) -> list[str]:
         """Names of the tables in the store, constructed or not."""
         return self._opened().tables()
+
+    def schema(self, table: str) -> list[SlotSchema]:
+        """The slots of a table, the embedding first, whether it is constructed or not.
+
+        Raises:
+            ValueError: the store has no such table.
+            RuntimeError: the store is closed, damaged or forked.
+        """
+        return [
+            SlotSchema(slot.name, DTYPES[slot.dtype], tuple(slot.shape), slot.initial)
+            for slot in self._opened().schema(table)
+        ]
+
+    def verify(self, progress: Callable[[int, int], object] | None = None) -> list[str]:
+        """Reads every block of the opened epoch and holds it against its checksums.
+
+        Args:
+            progress: told how many blocks of how many have been read, every now and then.
+
+        Returns:
+            What is wrong, a text for each damaged block that names file, table and block.
+
+        Raises:
+            RuntimeError: the store is closed, forked, or its catalog of blocks is damaged.
+        """
+        return self._opened().verify(progress or (lambda done, total: None))
 
     def stats(self) -> dict[str, int | float]:
         """Counters of all tables together.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "table/table.h"
 
 namespace recis::bind {
 namespace {
@@ -49,6 +50,15 @@ py::dict StatsDict(const Store& store) {
   return out;
 }
 
+std::vector<std::string> Verify(const Store& store, const py::function& progress) {
+  const auto report = [&](int64_t done, int64_t total) {
+    const py::gil_scoped_acquire locked;
+    progress(done, total);
+  };
+  const py::gil_scoped_release unlocked;
+  return ValueOrThrow(store.Verify(report));
+}
+
 }  // namespace
 
 void InitStore(py::module_& module) {
@@ -83,6 +93,13 @@ void InitStore(py::module_& module) {
       .def("tables", &Store::Tables, Unlocked())
       .def("joined", &Store::Joined, py::arg("name"), Unlocked())
       .def("leave", &Store::Leave, py::arg("name"), Unlocked())
+      .def(
+          "schema",
+          [](const Store& store, const std::string& name) {
+            return ValueOrThrow(Table::SlotsIn(store, name));
+          },
+          py::arg("name"), Unlocked())
+      .def("verify", &Verify, py::arg("progress"))
       .def("stats", &StatsDict);
 }
 

@@ -25,6 +25,8 @@ constexpr int64_t kCleanedPerAppended = 3, kMinCleaned = 4;
 // After a scan that found none, this part of all blocks must be new before the next.
 constexpr Sequence kRescanPart = 16;
 
+constexpr int64_t kVerifiedBlocks = 64;  // between two reports
+
 constexpr char kTableKey[] = "table/";
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
@@ -205,6 +207,31 @@ void Store::Leave(const std::string& name) {
   bool known = false;  // by an epoch: then it is a table that is not there at the moment
   const Status read = ForEachValue(tables_.at(name), [&](auto...) { known = true; });
   if (read.ok() && !known) tables_.erase(name);
+}
+
+Result<std::vector<std::string>> Store::Verify(
+    const std::function<void(int64_t, int64_t)>& progress) const {
+  std::vector<BlockLiveness> blocks;
+  {
+    ReadLock lock(mutex_);
+    RECIS_RETURN_IF_ERROR(Usable());
+    RECIS_RETURN_IF_ERROR(
+        log_->ForEachBlock([&](const BlockLiveness& block) { blocks.push_back(block); }));
+  }
+  const auto total = static_cast<int64_t>(blocks.size());
+  std::vector<std::string> damage;
+  std::vector<std::byte> value;
+  for (int64_t i = 0; i < total; ++i) {
+    {
+      ReadLock lock(mutex_);
+      RECIS_RETURN_IF_ERROR(Usable());
+      const Status status = log_->ReadBlock(blocks[i], &value);
+      if (!status.ok()) damage.push_back(status.message());
+    }
+    if (i % kVerifiedBlocks == 0) progress(i, total);
+  }
+  progress(total, total);
+  return damage;
 }
 
 std::shared_ptr<StoreMember> Store::Member(const std::string& name) const {

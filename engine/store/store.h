@@ -84,6 +84,10 @@ class Store {
   bool Joined(const std::string& name) const;
   // Takes back the joining of a table that nobody has used.
   void Leave(const std::string& name);
+  // Reads every block of the opened epoch; what is wrong with each damaged one. `progress` is
+  // told how many blocks of how many have been read, every now and then.
+  Result<std::vector<std::string>> Verify(
+      const std::function<void(int64_t done, int64_t total)>& progress) const;
   const StoreOptions& options() const { return options_; }
 
   std::shared_mutex& mutex() const { return mutex_; }

@@ -172,6 +172,9 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
 
   // ---- as a member of a store -------------------------------------------------------
 
+  // The slots of a table in a store, constructed or not.
+  static Result<std::vector<Slot>> SlotsIn(const Store& store, const std::string& name);
+
   int64_t IdOf(Row row) const override { return directory_.IdOf(row); }
   Tier& tier() override { return *records_->tier(); }
   void CollectValues(Values* values) override;
@@ -188,6 +191,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   static Result<std::shared_ptr<Table>> MakeEmpty(TableOptions options,
                                                   std::shared_ptr<Store> store);
   void PromoteIds(const std::vector<int64_t>& ids);
+  static Result<Schema> SchemaIn(const Store& store, const std::string& name, uint32_t number);
   Status CheckEmbedding(const Schema& stored) const;
   Status RecoverSchema(uint32_t number);
   Status RecoverRows(uint32_t number);

@@ -73,18 +73,39 @@ Status Table::CheckEmbedding(const Schema& stored) const {
                          ": ask for what is there, or give the table another name");
 }
 
-Status Table::RecoverSchema(uint32_t number) {
+Result<std::vector<Slot>> Table::SlotsIn(const Store& store, const std::string& name) {
+  ReadLock lock(store.mutex());
+  RECIS_RETURN_IF_ERROR(store.Usable());
+  if (const std::shared_ptr<StoreMember> member = store.Member(name)) {
+    return static_cast<const Table&>(*member).schema_.slots();
+  }
+  bool known = false;
+  const uint32_t number = store.TableNumber(name, &known);
+  if (!known) {
+    return InvalidArgument("the store '" + store.options().log.path + "' has no table '" + name +
+                           "'");
+  }
+  Result<Schema> stored = SchemaIn(store, name, number);
+  if (!stored.ok()) return stored.status();
+  return stored.value().slots();
+}
+
+Result<Schema> Table::SchemaIn(const Store& store, const std::string& name, uint32_t number) {
   std::string encoded;
   RECIS_RETURN_IF_ERROR(
-      store_->ForEachValue(number, [&](std::string_view key, std::string_view value) {
+      store.ForEachValue(number, [&](std::string_view key, std::string_view value) {
         if (key == kSchemaKey) encoded = value;
       }));
   Result<Schema> stored = Schema::Decode(encoded);
-  if (!stored.ok()) {
-    return Status(stored.status().code(), "table '" + options_.name + "' in the store '" +
-                                              store_->options().log.path +
-                                              "': " + stored.status().message());
-  }
+  if (stored.ok()) return stored;
+  return Status(stored.status().code(), "table '" + name + "' in the store '" +
+                                            store.options().log.path +
+                                            "': " + stored.status().message());
+}
+
+Status Table::RecoverSchema(uint32_t number) {
+  Result<Schema> stored = SchemaIn(*store_, options_.name, number);
+  if (!stored.ok()) return stored.status();
   RECIS_RETURN_IF_ERROR(CheckEmbedding(stored.value()));
   schema_ = std::move(stored.value());
   return {};
