@@ -10,7 +10,7 @@ struct Part {
   const int64_t* rows;  // (n)
   int64_t n, begin;     // every kThreads-th from `begin`
   size_t row_bytes;
-  char* data;           // (n, row_bytes)
+  char* data;  // (n, row_bytes)
 };
 
 static void* Move(void* argument) {
