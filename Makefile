@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-SOURCES := $(shell find engine recis -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml
+SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES))
 TYPED := recis $(wildcard examples tools) engine/fetch_sources.py .ci/torch_matrix.py
 
@@ -40,7 +40,7 @@ check: lint asan tsan test
 	touch $@
 
 .venv/installed: .venv/tools constraints.txt $(SOURCES)
-	$(INSTALL) --no-build-isolation --config-settings=cmake.define.RECIS_WERROR=ON '.[test,demo]'
+	$(INSTALL) --no-build-isolation --config-settings=cmake.define.RECIS_WERROR=ON '.[test,demo,ckpt]'
 	touch $@
 
 build: .venv/installed

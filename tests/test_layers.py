@@ -20,7 +20,7 @@ RANK = {
     "snapshot": 5,
     "bind": 6,
 }
-ABOVE_THE_PACKAGE = {"tools", "tests", "benchmarks", "examples"}
+ABOVE_THE_PACKAGE = {"tools", "recis_ckpt", "tests", "benchmarks", "examples"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 PYTHON = re.compile(r"pybind11/|Python\.h$")
