@@ -65,6 +65,12 @@ const Preserved::Copy* Preserved::Find(Row row) const {
   return found == copies_.end() ? nullptr : &found->second;
 }
 
+std::optional<int64_t> Preserved::FindId(Row row) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = copies_.find(row);
+  return found == copies_.end() ? std::nullopt : std::optional(found->second.id);
+}
+
 void Preserved::Done(uint32_t slices, uint32_t begin, uint32_t end) {
   const std::lock_guard<std::mutex> lock(mutex_);
   done_.resize(slices);
@@ -115,7 +121,8 @@ void Cut::ForEachRow(int64_t begin, int64_t end, Use use) const {
     const auto row = static_cast<Row>(i);
     if (!whole_ && !changes_.rows.Has(row)) continue;
     if (preserved_->touched().Has(row)) {
-      if (const Preserved::Copy* copy = preserved_->Find(row)) use(RowOfId{copy->id, row});
+      // Another saver may let go of its slices' copies meanwhile.
+      if (const std::optional<int64_t> id = preserved_->FindId(row)) use(RowOfId{*id, row});
     } else if (directory.Live(row)) {
       use(RowOfId{directory.IdOf(row), row});
     }

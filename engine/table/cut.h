@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -49,7 +50,10 @@ class Preserved {
   // ---- from any thread --------------------------------------------------------------
 
   // The copy of a touched row; null if it was not live at the moment, or is not needed any more.
+  // It stays until its slice is done.
   const Copy* Find(Row row) const;
+  // The id of that copy, of whatever slice; none if there is no copy.
+  std::optional<int64_t> FindId(Row row) const;
   void Done(uint32_t slices, uint32_t begin, uint32_t end);
   bool full() const;
   // Returns when there is room.
