@@ -73,6 +73,7 @@ std::optional<int64_t> Preserved::FindId(Row row) const {
 
 void Preserved::Done(uint32_t slices, uint32_t begin, uint32_t end) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  RECIS_CHECK(done_.empty() || done_.size() == slices);
   done_.resize(slices);
   std::fill(done_.begin() + begin, done_.begin() + end, true);
   const auto gone = std::erase_if(copies_, [&](const auto& copy) {
@@ -129,6 +130,10 @@ void Cut::ForEachRow(int64_t begin, int64_t end, Use use) const {
   }
 }
 
+Status Cut::Usable() const {
+  return table_ ? Status() : Unavailable("the cut of a table has been closed, and cannot be read");
+}
+
 // REQUIRES: the table's lock.
 int64_t Cut::CountRows() const {
   int64_t rows = 0;
@@ -137,6 +142,7 @@ int64_t Cut::CountRows() const {
 }
 
 Status Cut::CountSlices(uint32_t slices, int64_t* counts) const {
+  RECIS_RETURN_IF_ERROR(Usable());
   std::fill(counts, counts + slices, 0);
   std::mutex mutex;
   for (int64_t first = 0; first < end_; first += kScanRows) {
@@ -156,6 +162,7 @@ Status Cut::CountSlices(uint32_t slices, int64_t* counts) const {
 
 Status Cut::List(uint32_t slices, uint32_t begin_slice, uint32_t end_slice,
                  std::vector<RowOfId>* rows) const {
+  RECIS_RETURN_IF_ERROR(Usable());
   rows->clear();
   std::mutex mutex;
   for (int64_t first = 0; first < end_; first += kScanRows) {
@@ -177,6 +184,7 @@ Status Cut::List(uint32_t slices, uint32_t begin_slice, uint32_t end_slice,
 }
 
 Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>& values) const {
+  RECIS_RETURN_IF_ERROR(Usable());
   std::vector<Row> untouched(static_cast<size_t>(std::min(n, kGatherRows)));
   std::vector<const Preserved::Copy*> copies(untouched.size());
   Sources sources;

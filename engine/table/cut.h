@@ -103,6 +103,7 @@ class Cut : public SnapshotSource {
  private:
   friend class Table;
   Cut() = default;
+  Status Usable() const;
   int64_t CountRows() const;
   template <class Use>
   void ForEachRow(int64_t begin, int64_t end, Use use) const;

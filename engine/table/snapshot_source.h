@@ -42,7 +42,8 @@ class SnapshotSource {
   // Slot k of row i goes to values[k] + i * slots()[k].bytes().
   virtual Status Gather(const RowOfId* rows, int64_t n,
                         const std::vector<std::byte*>& values) const = 0;
-  // Slices [begin, end) are saved: nothing of them needs to be kept.
+  // Slices [begin, end) are saved: nothing of them needs to be kept. REQUIRES: `slices` is the same
+  // in all calls.
   virtual void Done(uint32_t slices, uint32_t begin, uint32_t end) = 0;
 };
 

@@ -23,6 +23,7 @@ void Table::Track(bool on) {
 }
 
 Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes) {
+  std::shared_ptr<Cut> cut(new Cut);  // outlives the lock: should memory run out, it is abandoned
   WriteLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Usable());
   if (preserved_) {
@@ -34,7 +35,6 @@ Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes) {
                            "': what changed since the parent is not known, since it was neither "
                            "saved nor loaded by this process: save a full snapshot first");
   }
-  std::shared_ptr<Cut> cut(new Cut);
   cut->table_ = shared_from_this();
   cut->preserved_ = std::make_shared<Preserved>(schema_.used_bytes(), pool_bytes);
   cut->slots_ = schema_.slots();
@@ -107,6 +107,10 @@ void Table::Touch(const Row* rows, int64_t n) {
 
 Status Table::Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
                       const std::vector<const std::byte*>& values) {
+  if (slots.size() != values.size()) {
+    return InvalidArgument("table '" + options_.name + "': " + std::to_string(slots.size()) +
+                           " slots to restore and values for " + std::to_string(values.size()));
+  }
   WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   for (const int slot : slots) RECIS_RETURN_IF_ERROR(CheckSlot(slot));
