@@ -165,7 +165,7 @@ class Saver:
             self._last = None
             raise
         if int(os.environ.get("RANK", 0)) == 0:
-            collect_garbage(self._output_dir, self._max_keep)
+            collect_garbage(self._output_dir, self._max_keep, level="quick")
 
     def restore(self, step: int | None = None, *, strict: bool = False) -> int | None:
         """Goes on from a snapshot: model, tables, optimizers, generators and registered objects.

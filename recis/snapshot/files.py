@@ -153,7 +153,13 @@ class RemoteFiles(Files):
             data = self._system.cat_file(self._at(path), offset, offset + len(view))
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.name(path)}: there is no such file") from None
-        if len(data) != len(view):
+        if len(data) > len(view):
+            raise SnapshotError(
+                f"{self.name(path)}: asked for {len(view)} bytes from {offset} on, found "
+                f"{len(data)}: what serves this URL must be able to give ranges of bytes. Copy "
+                "the snapshot to a local directory"
+            )
+        if len(data) < len(view):
             raise DamagedError(
                 self.name(path), f"{len(view)} bytes from {offset} on", f"{len(data)}"
             )

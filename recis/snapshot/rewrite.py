@@ -1,93 +1,128 @@
-"""Snapshots made of snapshots: other shards, or a chain of deltas as one."""
+"""Writing a snapshot anew: with other shards, or a chain of deltas as one. Memory: about a part."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from recis._slices import gen_slice
-from recis.snapshot.manifest import StateFile, TableInfo
+from recis.nn.modules.hashtable import gen_slice
+from recis.snapshot.manifest import FileInfo, StateFile, TableInfo
 from recis.snapshot.publish import Draft
-from recis.snapshot.read import SnapshotReader, open_snapshot
+from recis.snapshot.read import Rows, SnapshotReader
 from recis.snapshot.sparse_file import Array
-from recis.snapshot.write import collect, count_slices, write_file, write_rows
+from recis.snapshot.write import PART_BYTES, collect, count_slices, write_rows
 
-Progress = Callable[[int, int], None]
-"""Called with `(rows done, rows in all)`."""
+READ_BYTES = 32 << 20
+"""Of rows that are read at a time."""
+
+Progress = Callable[[int, int], object]
 
 
 def rewrite(
-    source: str | os.PathLike[str],
+    reader: SnapshotReader,
     root: str | os.PathLike[str],
+    *,
     shards: int | None = None,
     progress: Progress | None = None,
+    part_bytes: int = PART_BYTES,
 ) -> str:
-    """Writes a snapshot anew, with those it is a delta to, as one that stands for itself.
+    """Writes the rows of a snapshot, deltas applied, as a full snapshot of the same step.
 
-    Rows are streamed and verified: memory is bounded, whatever the size. What hooks have learnt and
-    dense values are copied.
+    Rows, slots, dense values and the states of hooks are the same bits; the latter stay in the
+    files of the shards that wrote them.
 
     Args:
-        source: a snapshot, or a directory of them, whose newest is taken.
-        root: the directory to write into; the step stays the same.
-        shards: of the new one; default, as many as now.
-        progress: told of rows as they are written.
+        reader: the snapshot.
+        root: the directory of snapshots to write to, local or an fsspec URL.
+        shards: how many there will be; default, as many as there are.
+        progress: told how many rows are written of how many.
+        part_bytes: of a file; a slice is never split.
 
     Returns:
-        The path or URL of the new snapshot.
+        The new snapshot's path or URL.
 
     Raises:
-        FileExistsError: there is a snapshot of this step.
-        RuntimeError: the source is damaged; nothing was published.
-        OSError: it cannot be written; nothing was published.
+        ValueError: `shards` is not positive.
+        FileExistsError: the directory has a snapshot of this step.
+        DamagedError: the snapshot is; none was made.
+        OSError: it cannot be written; none was made.
     """
-    reader = open_snapshot(source)
-    manifest = reader.manifest
-    shards = manifest.world_size if shards is None else shards
-    gen_slice(0, shards)
-    counts = {name: slice_counts(reader, name) for name in manifest.tables}
-    total, done = sum(int(of.sum()) for of in counts.values()), 0
-    with Draft(root, manifest.step) as draft:
-        tables = {}
-        for name, table in manifest.tables.items():
-            parts = []
-            for shard in range(shards):
-                part = gen_slice(shard, shards, table.slice_size)
-                slices = (part.slice_begin, part.slice_end)
-                about = write_rows(
-                    draft, reader.read_rows(name, slices), counts[name], name, table,
-                    shard=shard, shards=shards, slices=slices,
-                )  # fmt: skip
-                parts.append(about)
-                done += about.rows
-                if progress is not None:
-                    progress(done, total)
-            tables[name] = _joined(table, parts, [_copy(reader, draft, f) for f in table.policies])
-        dense = tuple(_copy(reader, draft, file) for file in manifest.dense)
+    shards = reader.manifest.world_size if shards is None else shards
+    if shards < 1:
+        raise ValueError(f"there must be at least one shard, asked for {shards}")
+    with Draft(root, reader.manifest.step) as draft:
+        counts = {name: _count(reader, name) for name in reader.manifest.tables}
+        report = _Report(progress, sum(int(count.sum()) for count in counts.values()))
+        tables = {
+            name: _write_table(draft, reader, name, counts[name], shards, report, part_bytes)
+            for name in reader.manifest.tables
+        }
+        for file in reader.manifest.dense:
+            _copy(draft, reader, file)
         return draft.publish(
-            replace(manifest, tables=tables, dense=dense, world_size=shards, parent=None)
+            replace(reader.manifest, tables=tables, world_size=shards, parent=None)
         )
 
 
-def slice_counts(reader: SnapshotReader, table: str) -> Array:
-    """The live rows of each slice of a table, int64 `(slice_size,)`."""
+class _Report:
+    """Passes rows on and says how many they were."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def __call__(self, rows: Iterable[Rows]) -> Iterator[Rows]:
+        for piece in rows:
+            yield piece
+            self._done += piece.ids.numel()
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+def _count(reader: SnapshotReader, table: str) -> Array:
+    """The rows of each slice: of one snapshot known, of a chain found by merging ids."""
     about = reader.table(table)
     if len(reader.sources(table)) > 1:
-        return count_slices(reader.read_rows(table, slots=[]), about.slice_size)
-    counts = np.zeros(about.slice_size, np.int64)
-    for info in about.rows_files():
-        file = reader.open_file(table, info)
-        counts[info.slice_begin : info.slice_end] = np.diff(file.offsets)
-    return counts
+        return count_slices(reader.read_rows(table, slots=()), about.slice_size)
+    counts = [np.diff(reader.open_file(table, file).offsets) for file in about.rows_files()]
+    return np.concatenate(counts)
 
 
-def _joined(table: TableInfo, parts: list[TableInfo], policies: list[StateFile]) -> TableInfo:
-    files = [file for part in parts for file in part.files]
-    return replace(collect(table, files), policies=tuple(policies))
+def _write_table(
+    draft: Draft,
+    reader: SnapshotReader,
+    name: str,
+    counts: Array,
+    shards: int,
+    report: _Report,
+    part_bytes: int,
+) -> TableInfo:
+    about = replace(reader.table(name), files=(), rows=0, deleted=0)
+    files: list[FileInfo] = []
+    for shard in range(shards):
+        of = gen_slice(shard, shards, about.slice_size)
+        slices = of.slice_begin, of.slice_end
+        rows = reader.read_rows(name, slices, max_bytes=READ_BYTES)
+        files += write_rows(
+            draft,
+            report(rows),
+            counts,
+            name,
+            about,
+            shard=shard,
+            shards=shards,
+            slices=slices,
+            part_bytes=part_bytes,
+        ).files
+    for file in about.policies:
+        _copy(draft, reader, file)
+    return collect(about, files)
 
 
-def _copy(reader: SnapshotReader, draft: Draft, file: StateFile) -> StateFile:
-    return write_file(draft, file.path, [reader.read_whole(file)], file.shard, file.shards)
+def _copy(draft: Draft, reader: SnapshotReader, file: StateFile) -> None:
+    with open(draft.path(file.path), "wb") as copy:
+        copy.write(reader.read_whole(file))

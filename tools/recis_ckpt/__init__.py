@@ -1,1 +1,1 @@
-"""`recis-ckpt`: what is in a snapshot or a store, whether it is whole, and how to change it."""
+"""The command recis-ckpt: looks after snapshots and stores of recis."""

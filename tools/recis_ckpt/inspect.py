@@ -1,6 +1,4 @@
-"""`recis-ckpt inspect`."""
-
-from __future__ import annotations
+"""`recis-ckpt inspect`: what a snapshot or a store holds."""
 
 import os
 import time
@@ -8,161 +6,131 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
 from recis.snapshot.files import LocalFiles
+from recis.snapshot.manifest import SlotInfo
 from recis.snapshot.names import MANIFEST
 from recis.snapshot.read import SnapshotReader, open_snapshot
-from recis.snapshot.rewrite import slice_counts
-from recis_ckpt.arguments import Json, Source
-from recis_ckpt.output import console, escape, print_json, print_table, size
-from recis_ckpt.stores import is_store, open_store
-
-_SAMPLE_SLICES = 16
-_SAMPLE_ROWS = 1 << 16
+from recis.snapshot.sources import is_store, open_source
+from recis.snapshot.stores import slots_in
+from recis.store import Store
+from recis_ckpt.output import JsonOption, print_json, print_table, say, size
 
 
 def inspect(
-    source: Source,
+    path: Annotated[str, typer.Argument(help="A snapshot, a directory of them, or a store.")],
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw rows by slice, norms of embeddings and counters into this PNG."),
+        typer.Option(help="Draw slices, norms of embeddings and counters of a sample to this PNG."),
     ] = None,
-    as_json: Json = False,
+    json: JsonOption = False,
 ) -> None:
-    """Shows what a snapshot or a store holds, without reading rows.
+    """Shows tables, slots, sizes and balance, from headers alone.
 
-    Example: recis-ckpt inspect runs/7/snapshots --plot balance.png
+    Example: recis-ckpt inspect run7/snapshots --json
     """
-    if is_store(source):
-        _inspect_store(source, as_json)
-        return
-    reader = open_snapshot(source)
-    found = _about(reader)
+    about = _of_store(path) if is_store(path) else _of_snapshot(open_snapshot(path))
     if plot is not None:
-        _plot(reader, plot)
-    if as_json:
-        print_json(found)
-        return
-    age = "" if found["age_seconds"] is None else f", {found['age_seconds']:.0f} s old"
-    console.print(
-        f"{escape(reader.files.url)}: step {found['step']}, {found['world_size']} shards{age}, "
-        f"{size(found['bytes'])}",
-        f"chain: {' <- '.join(str(step) for step in found['chain'])}",
-        f"dense: {', '.join(found['dense']) or 'none'}",
-        sep="\n",
-    )
-    for name, table in found["tables"].items():
-        title = (
-            f"{name}: {table['rows']} rows, {table['deleted']} deleted, {size(table['bytes'])}, "
-            f"largest shard {table['shard_skew']:.2f} and slice {table['slice_skew']:.2f} means"
-        )
-        slots = [(s["name"], s["dtype"], s["shape"], s["initial"]) for s in table["slots"]]
-        print_table(title, ["slot", "dtype", "shape", "initial"], slots)
+        from recis_ckpt.plot import draw
+
+        with open_source(path) as source:
+            draw(source, plot)
+    if json:
+        print_json(about)
+    else:
+        _show(about)
 
 
-def _about(reader: SnapshotReader) -> dict[str, Any]:
-    manifest, files = reader.manifest, reader.files
+def _of_snapshot(reader: SnapshotReader) -> dict[str, Any]:
+    manifest = reader.manifest
     age = None
-    if isinstance(files, LocalFiles):
-        age = time.time() - os.stat(os.path.join(files.url, MANIFEST)).st_mtime
-    tables: dict[str, Any] = {}
-    for name, table in manifest.tables.items():
-        counts = slice_counts(reader, name) if len(reader.sources(name)) == 1 else None
-        tables[name] = {
-            "rows": table.rows,
-            "deleted": table.deleted,
-            "bytes": sum(file.bytes for file in table.files),
-            "slice_size": table.slice_size,
-            "slots": [vars(slot) for slot in table.slots],
-            "children": list(table.children),
-            "info": table.info,
-            "shard_skew": _skew(_by_shard(table.files, manifest.world_size)),
-            "slice_skew": _skew(np.ones(1) if counts is None else counts),
-        }
+    if isinstance(reader.files, LocalFiles):
+        age = time.time() - os.stat(os.path.join(reader.files.url, MANIFEST)).st_mtime
+    state_bytes = sum(file.bytes for file in manifest.dense)
+    tables = {name: _table(reader, name) for name in sorted(manifest.tables)}
     return {
-        "url": files.url,
+        "kind": "snapshot",
+        "path": reader.files.url,
         "step": manifest.step,
         "epoch": manifest.epoch,
         "world_size": manifest.world_size,
-        "chain": [link.manifest.step for link in reader.chain],
         "age_seconds": age,
-        "bytes": sum(t["bytes"] for t in tables.values()) + sum(f.bytes for f in manifest.dense),
-        "dense": reader.dense_names(),
+        "chain": [link.manifest.step for link in reader.chain],
+        "bytes": state_bytes + sum(table["bytes"] for table in tables.values()),
+        "dense": {file.path: file.bytes for file in manifest.dense},
         "tables": tables,
     }
 
 
-def _by_shard(files: Any, shards: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    rows = np.zeros(shards, np.int64)
-    for file in files:
-        rows[file.shard] += file.rows
-    return rows
+def _table(reader: SnapshotReader, name: str) -> dict[str, Any]:
+    about = reader.table(name)
+    shards: dict[int, int] = {}
+    for file in about.rows_files():
+        shards[file.shard] = shards.get(file.shard, 0) + file.rows
+    offsets = [reader.open_file(name, file).offsets for file in about.rows_files()]
+    counts = np.concatenate([np.diff(found) for found in offsets])
+    return {
+        "rows": about.rows,
+        "deleted": about.deleted,
+        "bytes": sum(f.bytes for f in about.files) + sum(f.bytes for f in about.policies),
+        "row_bytes": 8 + sum(slot.row_bytes for slot in about.slots),
+        "files": len(about.files),
+        "slots": [_slot(slot) for slot in about.slots],
+        "slice_size": about.slice_size,
+        "slice_skew": _skew(counts.tolist()),
+        "shard_skew": _skew(list(shards.values())),
+        "info": about.info,
+    }
 
 
-def _skew(counts: np.ndarray[Any, Any]) -> float:
-    """The largest over the mean; 1 if there is nothing."""
-    return float(counts.max() / counts.mean()) if counts.sum() else 1.0
-
-
-def _inspect_store(source: str, as_json: bool) -> None:
-    with open_store(source) as store:
-        stats = store.stats()
-        found: dict[str, Any] = {
-            "path": source,
-            "epochs": [epoch._asdict() for epoch in store.epochs()],
+def _of_store(path: str) -> dict[str, Any]:
+    with Store(path, read_only=True) as store:
+        epochs = [epoch._asdict() for epoch in store.epochs()]
+        return {
+            "kind": "store",
+            "path": path,
+            "step": store.step,
+            "epoch": store.epoch,
+            "epochs": epochs,
+            "age_seconds": time.time() - epochs[-1]["time"] if epochs else None,
+            "bytes": store.stats()["file_bytes"],
+            "live_bytes": store.stats()["live_bytes"],
             "tables": {
-                name: [slot._asdict() for slot in store.schema(name)] for name in store.tables()
+                name: {"slots": [_slot(slot) for slot in slots_in(store, name)]}
+                for name in store.tables()
             },
-            "live_bytes": stats["live_bytes"],
-            "file_bytes": stats["file_bytes"],
         }
-    if as_json:
-        print_json(found)
-        return
-    console.print(
-        f"{escape(source)}: a store, {size(stats['live_bytes'])} of rows in "
-        f"{size(stats['file_bytes'])}"
-    )
-    epochs = [(e["epoch"], e["step"], time.ctime(e["time"])) for e in found["epochs"]]
-    print_table("epochs", ["epoch", "step", "time"], epochs)
-    for name, slots in found["tables"].items():
-        rows = [(s["name"], s["dtype"], list(s["shape"]), s["initial"]) for s in slots]
-        print_table(name, ["slot", "dtype", "shape", "initial"], rows)
 
 
-def _plot(reader: SnapshotReader, path: Path) -> None:
-    """Draws each table in a row: slices, norms, and the first integer slot."""
-    from matplotlib.figure import Figure
-
-    names = sorted(reader.manifest.tables)
-    figure = Figure(figsize=(15, 4 * max(1, len(names))), layout="constrained")
-    for i, name in enumerate(names):
-        counts = slice_counts(reader, name)
-        slices = figure.add_subplot(len(names), 3, 3 * i + 1, title=f"{name}: rows by slice")
-        slices.plot(counts, ",")
-        norms = figure.add_subplot(len(names), 3, 3 * i + 2, title="norm of embeddings")
-        counters = figure.add_subplot(len(names), 3, 3 * i + 3, title="counters")
-        for slot, values in _sample(reader, name).items():
-            if slot == "embedding":
-                norms.hist(values.double().flatten(1).norm(dim=1).numpy(), bins=50)
-            elif not values.dtype.is_floating_point:
-                counters.hist(values.flatten().numpy(), bins=50, label=slot, alpha=0.5)
-                counters.legend()
-    figure.savefig(path)
+def _slot(slot: SlotInfo) -> dict[str, Any]:
+    return {
+        "name": slot.name,
+        "dtype": slot.dtype,
+        "shape": list(slot.shape),
+        "initial": slot.initial,
+    }
 
 
-def _sample(reader: SnapshotReader, name: str) -> dict[str, torch.Tensor]:
-    """Some rows of slices that are spread over the table."""
-    table = reader.table(name)
-    pieces: list[dict[str, torch.Tensor]] = []
-    rows = 0
-    step = max(1, table.slice_size // _SAMPLE_SLICES)
-    for part in range(0, table.slice_size, step):
-        for found in reader.read_rows(name, (part, part + 1)):
-            pieces.append(found.slots)
-            rows += len(found.ids)
-        if rows > _SAMPLE_ROWS:
-            break
-    return {slot: torch.cat([p[slot] for p in pieces]) for slot in (pieces[0] if pieces else {})}
+def _skew(counts: list[int]) -> float:
+    """The greatest over the mean; 1 is perfect balance."""
+    total = sum(counts)
+    return max(counts) * len(counts) / total if total else 1.0
+
+
+def _show(about: dict[str, Any]) -> None:
+    chain = "".join(f", on step {step}" for step in reversed(about.get("chain", [])[:-1]))
+    age = "" if about["age_seconds"] is None else f", {about['age_seconds'] / 3600:.1f} h old"
+    world = f", world size {about['world_size']}" if "world_size" in about else ""
+    say(f"{about['kind']} {about['path']}")
+    say(f"step {about['step']}{chain}, epoch {about['epoch']}{world}, {size(about['bytes'])}{age}")
+    rows = []
+    for name, table in about["tables"].items():
+        slots = ", ".join(f"{s['name']} {s['dtype']}{s['shape']}" for s in table["slots"])
+        numbers: list[object] = ["-"] * 6
+        if "rows" in table:
+            numbers = [table["rows"], table["deleted"], size(table["bytes"]), table["files"]]
+            numbers += [table["slice_skew"], table["shard_skew"]]
+        rows.append([name, *numbers, slots])
+    columns = ["table", "rows", "deleted", "bytes", "files", "slice skew", "shard skew", "slots"]
+    print_table("tables", columns, rows)

@@ -1,43 +1,43 @@
-"""`recis-ckpt reshard` and `recis-ckpt compact`."""
-
-from __future__ import annotations
+"""`recis-ckpt reshard` and `compact`: a snapshot written anew."""
 
 from typing import Annotated
 
 import typer
 
-from recis.snapshot.rewrite import rewrite
-from recis_ckpt.arguments import Destination, Json, Source
-from recis_ckpt.output import bar, console, escape, print_json
+from recis.snapshot import rewrite as library
+from recis.snapshot.read import open_snapshot
+from recis_ckpt.output import JsonOption, print_json, progress, say
 
 
 def reshard(
-    source: Source,
-    destination: Destination,
-    shards: Annotated[int, typer.Option(min=1, help="Shards of the new snapshot.")],
-    as_json: Json = False,
+    src: Annotated[str, typer.Argument(help="A snapshot, or a directory of them.")],
+    dst: Annotated[str, typer.Argument(help="The directory of snapshots to write to.")],
+    shards: Annotated[int, typer.Option(min=1, max=65536, help="How many there will be.")],
+    json: JsonOption = False,
 ) -> None:
-    """Writes a snapshot anew in another number of shards; its deltas become part of it.
+    """Writes a snapshot, deltas applied, with another number of shards.
 
-    Loading needs no such thing: any number of workers loads any snapshot.
+    Any world size can load any number of shards; this makes each rank read files of its own.
 
-    Example: recis-ckpt reshard runs/7/snapshots resharded --shards 8
+    Example: recis-ckpt reshard run7/snapshots run7/for-8-ranks --shards 8
     """
-    _rewrite(source, destination, shards, as_json)
+    _rewrite(src, dst, shards, json)
 
 
-def compact(source: Source, destination: Destination, as_json: Json = False) -> None:
-    """Writes a delta and all that it follows as one snapshot that stands for itself.
+def compact(
+    chain: Annotated[str, typer.Argument(help="The newest delta, or a directory of snapshots.")],
+    dst: Annotated[str, typer.Argument(help="The directory of snapshots to write to.")],
+    json: JsonOption = False,
+) -> None:
+    """Writes a snapshot and the deltas on it as one full snapshot of the same step.
 
-    Example: recis-ckpt compact runs/7/snapshots compacted
+    Example: recis-ckpt compact run7/snapshots/step-000000012000 run7/full
     """
-    _rewrite(source, destination, None, as_json)
+    _rewrite(chain, dst, None, json)
 
 
-def _rewrite(source: str, destination: str, shards: int | None, as_json: bool) -> None:
-    with bar("writing", as_json) as progress:
-        path = rewrite(source, destination, shards, progress)
-    if as_json:
-        print_json({"path": path})
-    else:
-        console.print(escape(path))
+def _rewrite(src: str, dst: str, shards: int | None, json: bool) -> None:
+    with progress("rows") as report:
+        reader = open_snapshot(src, strict=True)
+        made = library.rewrite(reader, dst, shards=shards, progress=report)
+    print_json({"snapshot": made}) if json else say(f"wrote {made}")

@@ -1,58 +1,81 @@
-"""`recis-ckpt verify`."""
+"""`recis-ckpt verify`: names all damage."""
 
-from __future__ import annotations
-
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, Any
 
 import typer
 
-from recis.snapshot.verify import Level
-from recis.snapshot.verify import verify as verify_snapshot
-from recis_ckpt.arguments import Json, Source
-from recis_ckpt.output import bar, console, escape, exit_if, print_json, print_table
-from recis_ckpt.stores import is_store, open_store
+from recis.snapshot import verify as library
+from recis.snapshot.sources import is_store
+from recis.snapshot.stores import open_table
+from recis.store import Store
+from recis_ckpt.errors import FOUND
+from recis_ckpt.output import JsonOption, print_json, progress, say
+
+
+class Level(str, Enum):
+    """How closely to look."""
+
+    quick = "quick"
+    full = "full"
+    deep = "deep"
 
 
 def verify(
-    source: Source,
+    path: Annotated[str, typer.Argument(help="A snapshot, a directory of them, or a store.")],
     level: Annotated[
         Level,
         typer.Option(
-            help="quick: manifests, sizes and headers. full: every byte. deep: also that ids "
-            "are in order, in their slices, and nowhere twice."
+            help="quick: manifests, sizes, headers. full: every byte. deep: also that ids are "
+            "where they belong."
         ),
-    ] = "full",
-    as_json: Json = False,
+    ] = Level.full,
+    json: JsonOption = False,
 ) -> None:
-    """Names every damaged file, tensor and slice of a snapshot or, by block, of a store.
+    """Reads a snapshot with all it is a delta to, or a store, and names every damaged place.
 
-    Example: recis-ckpt verify runs/7/snapshots --level deep
+    Example: recis-ckpt verify run7/snapshots/step-000000012000 --level deep
     """
-    if is_store(source):
-        _verify_store(source, as_json)
-        return
-    with bar("verifying", as_json) as progress:
-        problems = verify_snapshot(source, level, progress)
-    if as_json:
-        print_json([problem._asdict() for problem in problems])
+    problems = _of_store(path, level) if is_store(path) else _of_snapshot(path, level)
+    if json:
+        print_json({"path": path, "level": level.value, "ok": not problems, "problems": problems})
     elif problems:
-        rows = [
-            (p.path, p.tensor or "", "" if p.slices is None else f"{p.slices[0]}-{p.slices[1] - 1}",
-             p.expected, p.found)
-            for p in problems
-        ]  # fmt: skip
-        print_table(f"{source} is damaged", ["file", "tensor", "slices", "expected", "found"], rows)
+        for problem in problems:
+            say(_line(problem))
+        say(f"{len(problems)} damaged places")
     else:
-        console.print(f"{escape(source)}: no damage found ({level})")
-    exit_if(problems)
+        say(f"{path}: no damage found, level {level.value}")
+    if problems:
+        raise typer.Exit(FOUND)
 
 
-def _verify_store(source: str, as_json: bool) -> None:
-    with open_store(source) as store, bar("verifying", as_json) as progress:
-        damage = store.verify(progress)
-    if as_json:
-        print_json(damage)
-    else:
-        for text in damage or [f"{source}: no damage found"]:
-            console.print(escape(text))
-    exit_if(damage)
+def _line(problem: dict[str, Any]) -> str:
+    where: str = problem["path"]
+    if problem["tensor"] is not None:
+        where += f", tensor {problem['tensor']}"
+    if problem["slices"] is not None:
+        where += ", slices [{}, {})".format(*problem["slices"])
+    return f"{where}: expected {problem['expected']}, found {problem['found']}"
+
+
+def _of_snapshot(path: str, level: Level) -> list[dict[str, Any]]:
+    with progress("bytes") as report:
+        return [p._asdict() for p in library.verify(path, level.value, report)]
+
+
+def _of_store(path: str, level: Level) -> list[dict[str, Any]]:
+    """A store checks its catalog when it is opened, blocks and tables when asked."""
+    try:
+        with Store(path, read_only=True) as store, progress("blocks") as report:
+            found = [] if level is Level.quick else store.verify(report)
+            for name in store.tables() if level is Level.deep else ():
+                try:
+                    open_table(store, name)
+                except RuntimeError as error:
+                    found.append(str(error))
+    except RuntimeError as error:
+        found = [str(error)]
+    return [
+        {"path": path, "tensor": None, "slices": None, "found": text, "expected": "no damage"}
+        for text in found
+    ]
