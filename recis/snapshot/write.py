@@ -429,8 +429,12 @@ def _split(rows: Rows, count: int) -> tuple[Rows, Rows | None]:
 
 def _put(handle: int, data: Array, offset: int) -> None:
     view, done = data.data, 0
-    while done < len(view):
-        done += os.pwrite(handle, view[done:], offset + done)
+    try:
+        while done < len(view):
+            done += os.pwrite(handle, view[done:], offset + done)
+    except OSError as error:
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _get(handle: int, buffer: bytearray, offset: int) -> None:

@@ -23,7 +23,7 @@ from recis.snapshot.manifest import TableInfo
 from recis.snapshot.publish import Draft, steps
 from recis.snapshot.read import open_snapshot
 from recis.snapshot.rewrite import rewrite
-from recis.snapshot.stores import open_table
+from recis.snapshot.stores import merge_policies, open_table
 from recis.snapshot.write import count_slices, slots_of, write_rows, write_table
 
 from ..snapshots.reference import Content, write
@@ -347,11 +347,19 @@ def test_a_store_comes_back_from_its_snapshot(store, tmp_path):
     assert "FrequencyAdmit" in str(states[0])
 
 
-def test_load_puts_the_sightings_of_all_shards_together(store, tmp_path):
+def test_a_resharded_snapshot_loads_as_well(store, tmp_path):
     run("save", store, tmp_path / "a")
     run("reshard", tmp_path / "a", tmp_path / "b", "--shards", 4)
     run("load", tmp_path / "b", tmp_path / "again")
     run("diff", store, tmp_path / "again")
+
+
+def test_sightings_of_several_shards_are_joined_and_other_states_are_not():
+    one, two = ((torch.tensor([i]), torch.tensor([9])) for i in (1, 2))
+    stamp = ({"step": torch.ones(1)},)
+    merged = merge_policies([{"admit": one, "filter": stamp}, {"admit": two, "filter": stamp}])
+    assert [part.tolist() for part in merged["admit"]] == [[1, 2], [9, 9]]
+    assert merged["filter"] is stamp
 
 
 def test_load_changes_no_store_that_is_in_use(store, chain):
