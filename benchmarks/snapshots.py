@@ -128,7 +128,8 @@ def _save_recis(rows: int, dim: int, place: Path) -> Run:
     rmtree(place / "beside")
 
     before = _peak_mib()
-    full_s = _timed(partial(Saver(path=str(place), hashtables=tables).save, step=1))
+    full = Saver(path=str(place), hashtables=tables, track=True)
+    full_s = _timed(partial(full.save, step=1))
     more = _peak_mib() - before
     full_bytes = _bytes(place)
 
