@@ -419,6 +419,32 @@ class Table:
 
     # ---- whole table ----
 
+    def state_dict(self) -> dict[str, bytes]:
+        """The rows of this table's slices, all slots of them, and what its hooks have learnt.
+
+        With `load_state_dict` it makes a table a `Stateful` of `torch.distributed.checkpoint`,
+        which saves and loads `model.state_dict()` with the tables in it. The content is in memory
+        as a whole, and again while it is written: `recis.serialize` saves larger tables.
+
+        Returns:
+            One value, whose key names the slices.
+        """
+        from recis.serialize.table_state import table_state
+
+        return table_state(self)
+
+    def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
+        """Replaces the content by what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of other slices, or lacks a slot, or has another dtype, shape or
+                slice_size; nothing has changed.
+            RuntimeError: it is damaged; nothing has changed.
+        """
+        from recis.serialize.table_state import load_table_state
+
+        load_table_state(self, state_dict)
+
     def ids_map(self) -> tuple[Tensor, Tensor]:
         """`(ids, rows)`, int64 `(R,)` each, rows ascending."""
         room = len(self.engine)
@@ -446,9 +472,11 @@ class Table:
 
     def _refuse_copy(self, how: str) -> NoReturn:
         raise TypeError(
-            f"table {self.name!r} cannot be {how}: it may be larger than memory. Move its content "
-            "with HashTable.insert(other.ids(), other.embeddings()), and keep it out of the dict "
-            "with split_sparse_dense_state_dict(state_dict)."
+            f"table {self.name!r} cannot be {how}: it may be larger than memory. Save it with "
+            "recis.serialize or recis.framework, or move its content with "
+            "HashTable.insert(other.ids(), other.embeddings()), and keep it out of the dict with "
+            "split_sparse_dense_state_dict(state_dict). torch.distributed.checkpoint takes it in "
+            "model.state_dict(), which must not be nested: save(model.state_dict(), ...)"
         )
 
     def __deepcopy__(self, memo: object) -> NoReturn:

@@ -8,6 +8,10 @@ import sys
 import threading
 import weakref
 from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from recis.framework.saver import Checkpointable, Saver
 
@@ -20,7 +24,10 @@ class CheckpointManager:
     """Counts steps, saves every so many of them, and before a SIGTERM ends the process.
 
     After a SIGTERM the step that is being made ends, `step` saves and exits with status 143. The
-    handler that was there before is called at once.
+    handler that was there before is called at once. Of several workers in a process group, one
+    that is told ends all, after the same step: `step` is a collective of theirs.
+
+    A manager of another thread than the main one hears of no signal.
 
     Args:
         saver: what saves.
@@ -40,6 +47,7 @@ class CheckpointManager:
         self._interval = save_interval
         self._step = 0
         self._saved: int | None = None
+        self._group: Any = None
         self.terminated = False
         """Whether there was a SIGTERM."""
         if threading.current_thread() is threading.main_thread():
@@ -58,7 +66,7 @@ class CheckpointManager:
             OSError: a snapshot cannot be written; earlier ones are intact.
         """
         self._step += 1
-        if self.terminated:
+        if self._anyone_terminated():
             logger.warning("SIGTERM: saving step %d, then exiting", self._step)
             self.save()
             self._saver.wait()
@@ -76,24 +84,41 @@ class CheckpointManager:
             self._saver.save(self._step)
             self._saved = self._step
 
-    def restore(self, global_step: int | None = None) -> int | None:
+    def restore(self, global_step: int | None = None, *, strict: bool = False) -> int | None:
         """Goes on from the snapshot of a step, by default the newest; see `Saver.restore`.
+
+        Args:
+            global_step: of the snapshot.
+            strict: whether to refuse when the newest is damaged. Otherwise the newest that is
+                not is restored, with a warning.
 
         Returns:
             Its step; None if there is no snapshot at all.
         """
-        found = self._saver.restore(global_step)
+        found = self._saver.restore(global_step, strict=strict)
         if found is not None:
             self._step = self._saved = found
         return found
 
-    def register_for_checkpointing(self, name: str, obj: Checkpointable) -> None:
+    def register_for_checkpointing(
+        self, name: str, obj: Checkpointable, *, per_worker: bool = False
+    ) -> None:
         """Saves and restores one more object; see `Saver.register_for_checkpointing`."""
-        self._saver.register_for_checkpointing(name, obj)
+        self._saver.register_for_checkpointing(name, obj, per_worker=per_worker)
 
     def load_model_bank(self) -> int | None:
         """Restores the newest snapshot, as upstream's model bank does by default."""
         return self.restore()
+
+    def _anyone_terminated(self) -> bool:
+        """Whether this worker or another one was told to end."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return self.terminated
+        if self._group is None:  # of its own: an asynchronous save may be using that of saves
+            self._group = dist.new_group(backend="gloo")
+        told = torch.tensor(int(self.terminated))
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self._group)
+        return bool(told)
 
 
 def _handle_sigterm(manager: CheckpointManager) -> None:

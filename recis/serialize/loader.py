@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from recis._slices import Slice
 from recis._table import Table
 from recis.nn.modules.hashtable_hook_impl import HashtableHookFactory
 from recis.serialize.blocks import FilterBlocks, chosen, every_block, tables_of
+from recis.serialize.checks import check_table, inside
 from recis.serialize.saver import MODEL
 from recis.snapshot.errors import DamagedError, MismatchError
 from recis.snapshot.header import DTYPES
-from recis.snapshot.manifest import TableInfo
 from recis.snapshot.read import SnapshotReader, open_snapshot
-from recis.snapshot.sparse_file import slices_of
 from recis.snapshot.verify import verify
 
 
@@ -91,12 +87,10 @@ class Loader:
         reader = open_snapshot(self._path, strict=self._strict)
         tables, tensors = chosen(self._filter, self._tables, self._tensors)
         for name, table in tables.items():
-            _check_table(reader, reader.table(name), table)
+            check_table(f"{reader.files.url}, table {name!r}", reader.table(name), table)
         dense = _dense(reader, tensors)
         policies = {
-            name: HashtableHookFactory().merge_states(
-                reader.policies(name), partial(_inside, table.slice)
-            )
+            name: HashtableHookFactory().merge_states(reader.policies(name), inside(table.slice))
             for name, table in tables.items()
         }
         if any(len(table) for table in tables.values()):
@@ -141,33 +135,6 @@ class Loader:
         table.known_since = reader.checksum if self._track and fresh else None
 
 
-def _check_table(reader: SnapshotReader, about: TableInfo, table: Table) -> None:
-    what = f"{reader.files.url}, table {table.name!r}"
-    if about.slice_size != table.slice.slice_size:
-        raise MismatchError(
-            f"{what}: it has {about.slice_size} slices, the table {table.slice.slice_size}: make "
-            f"the table with a slice of {about.slice_size}"
-        )
-    if (about.coalesced, list(about.children)) != (table.coalesced, table.children):
-        raise MismatchError(
-            f"{what}: it has the children {list(about.children)}, the table {table.children}: ids "
-            "would be read as another child's"
-        )
-    saved = {slot.name: slot for slot in about.slots}
-    for slot in table.slot_group().slots():
-        found = saved.get(slot.name())
-        if found is None:
-            raise MismatchError(
-                f"{what}: it has no slot {slot.name()!r}, which the table has; it has "
-                f"{', '.join(saved)}. Load before what needs the slot is made, or save with it"
-            )
-        if (DTYPES[found.dtype], found.shape) != (slot.dtype, slot.shape):
-            raise MismatchError(
-                f"{what}: slot {slot.name()!r} is {found.dtype} {list(found.shape)}, in the table "
-                f"{slot.dtype} {list(slot.shape)}"
-            )
-
-
 def _dense(reader: SnapshotReader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The dense tensors that are to be loaded."""
     if not tensors:
@@ -186,9 +153,3 @@ def _dense(reader: SnapshotReader, tensors: Mapping[str, Tensor]) -> dict[str, T
                 f"{list(saved.shape)}, expected {tensor.dtype} {list(tensor.shape)}"
             )
     return found
-
-
-def _inside(part: Slice, ids: Tensor) -> Tensor:
-    """Which ids belong to these slices, bool."""
-    of = torch.from_numpy(slices_of(ids.numpy(), part.slice_size).astype(np.int64))
-    return (of >= part.slice_begin) & (of < part.slice_end)

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from recis.serialize.blocks import FilterBlocks, chosen, every_block, tables_of
 from recis.serialize.shards import Shards
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.manifest import Manifest, Parent, StateFile, TableInfo
-from recis.snapshot.names import check_table, policies_path
+from recis.snapshot.names import check_table, policies_path, shard_name
 from recis.snapshot.publish import Draft, clean_drafts, steps
 from recis.snapshot.read import open_snapshot
 from recis.snapshot.write import slots_of, write_state, write_table, write_tensors
@@ -36,9 +35,11 @@ class Saver:
 
     Args:
         shard_index: which shard this process saves.
-        shard_num: how many processes save one snapshot together. With `torch.distributed` they
-            agree by one collective, and rank 0 publishes. Without, the one that is last
-            publishes, and the others return before that.
+        shard_num: how many processes save one snapshot together. With `torch.distributed` each of
+            them makes a Saver, they agree by collectives in a group of their own, and rank 0
+            publishes. Without, the one that is last publishes, and the others return before
+            that; if a save of theirs was cut short, delete its `.tmp-` directory before another
+            of the same step.
         parallel: parts that are written at once, two at most.
         path: the directory of snapshots, local or an fsspec URL; a snapshot is
             `<path>/step-<step>`.
@@ -51,6 +52,8 @@ class Saver:
         track: whether to remember from now on which rows change, so that the next snapshot can
             be a delta. One bit a row, and eight bytes an id that goes.
         states: more that belongs to it, by name: nested dicts, lists, tensors, plain values.
+            Shard 0 saves them.
+        shard_states: the same, but each shard saves its own.
         pool_bytes: memory for what training changes before it is written; when it is full,
             training waits.
 
@@ -79,6 +82,7 @@ class Saver:
         parent: str | os.PathLike[str] | None = None,
         track: bool = False,
         states: Mapping[str, Any] | None = None,
+        shard_states: Mapping[str, Any] | None = None,
         pool_bytes: int = 1 << 28,
     ) -> None:
         gen_slice(shard_index, shard_num)
@@ -90,7 +94,9 @@ class Saver:
         self._filter = filter_func
         self._parent = None if parent is None else os.fspath(parent)
         self._track = track or parent is not None
-        self._states = dict(states or {})
+        self._states = dict(states or {}) if shard_index == 0 else {}
+        for name, state in (shard_states or {}).items():
+            self._states[shard_name(name, shard_index, shard_num)] = state
         self._pool_bytes = pool_bytes
         self._pending: SaveHandle | None = None
         for name in [*self._tables, *self._states]:
@@ -178,6 +184,7 @@ class SaveHandle:
         try:
             self._path = self._save.run()
         except BaseException as error:
+            logger.warning("a snapshot was not saved: %s: %s", type(error).__name__, error)
             self._error = error
 
     def done(self) -> bool:
@@ -229,7 +236,7 @@ class _Save:
 
     def run(self) -> str:
         try:
-            path, checksum = self._write()
+            path, checksum = self._shards.save(self._path, self._step, self._write)
         except BaseException:
             self._abandon()
             raise
@@ -243,22 +250,16 @@ class _Save:
         for _, cut, _ in self._cuts.values():
             cut.abandon()
 
-    def _write(self) -> tuple[str, str]:
-        if self._shards.publishes:
-            clean_drafts(self._path)
-        with ExitStack() as stack:
-            draft = stack.enter_context(self._shards.draft(self._path, self._step))
-            return self._shards.finish(draft, lambda: self._manifest(draft))
-
-    def _manifest(self, draft: Draft) -> Manifest:
+    def _write(self, draft: Draft) -> Manifest:
         """Writes this shard and returns what the manifest says of it."""
+        if self._shards.index == 0:
+            clean_drafts(self._path)  # not this one, in which other shards may be already
         tables = {name: self._write_table(draft, name) for name in self._cuts}
         dense: list[StateFile] = []
-        if self._shards.index == 0:
-            if self._tensors:
-                dense.append(write_tensors(draft, f"dense/{MODEL}.safetensors", self._tensors))
-            for name in sorted(self._states):
-                dense.append(write_state(draft, f"dense/{name}.state", self._states[name]))
+        if self._shards.index == 0 and self._tensors:
+            dense.append(write_tensors(draft, f"dense/{MODEL}.safetensors", self._tensors))
+        for name, state in self._states.items():
+            dense.append(write_state(draft, f"dense/{name}.state", state))
         return Manifest(
             step=self._step,
             tables=tables,

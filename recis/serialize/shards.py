@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,99 +31,133 @@ class Shards:
     """One of `count` shards.
 
     With a process group of as many processes, all agree by collectives that run whatever
-    happens to any of them, and rank 0 publishes. Without, each leaves a report in the draft that
-    they share, and the one that finds all reports there publishes.
+    happens to any of them, and rank 0 publishes; making one is a collective, too. Without, each
+    leaves a report in the draft that they share, and the one that finds all reports publishes.
     """
 
     def __init__(self, index: int, count: int) -> None:
         self.index = index
         self.count = count
-        self._grouped = (
+        self.grouped = (
             count > 1 and dist.is_available() and dist.is_initialized()
             and dist.get_world_size() == count
         )  # fmt: skip
+        self._group = _own_group() if self.grouped else None
 
-    @property
-    def publishes(self) -> bool:
-        """Whether this process looks after the directory."""
-        return self.index == 0
+    def check_same(self, what: str, value: object) -> None:
+        """Raises SnapshotError unless all processes of the group have found the same."""
+        if self.grouped:
+            found: list[Any] = [None] * self.count
+            dist.all_gather_object(found, value, group=self._group)
+            if found != [value] * self.count:
+                raise SnapshotError(f"{what}: the workers have found {found}")
 
-    def draft(self, root: str, step: int) -> Draft:
-        """The draft of this save; the same one for all shards."""
-        if self.count == 1:
-            return Draft(root, step)
-        name = f"{DRAFT_PREFIX}{step_name(step)}-shards"
-        if self._grouped:
-            token = [secrets.token_hex(8)]
-            dist.broadcast_object_list(token, src=0)
-            name = f"{DRAFT_PREFIX}{step_name(step)}-{token[0]}"
-        # Others may still be writing when this process is done.
-        return Draft(root, step, name=name, owner=self._grouped and self.index == 0)
+    def save(self, root: str, step: int, write: Callable[[Draft], Manifest]) -> tuple[str, str]:
+        """Has a shard written into a draft, and publishes the snapshot once all are.
 
-    def finish(self, draft: Draft, write: Callable[[], Manifest]) -> tuple[str, str]:
-        """Writes a shard and publishes the snapshot; returns its path and checksum.
+        Args:
+            root: the directory of snapshots.
+            step: of the snapshot.
+            write: writes this shard and returns the manifest of a snapshot that has no other.
+
+        Returns:
+            Its path and the checksum of its manifest, "" if another process will publish it.
 
         Raises:
             SnapshotError: another shard failed: nothing was published.
         """
-        if self.count == 1:
-            manifest = write()
+        if self.grouped:
+            return self._save_together(root, step, write)
+        if self.count > 1:
+            return self._save_apart(root, step, write)
+        with Draft(root, step) as draft:
+            manifest = write(draft)
             return draft.publish(manifest), Manifest.checksum(manifest.to_bytes())
-        return self._finish_grouped(draft, write) if self._grouped else self._finish(draft, write)
 
-    def _finish_grouped(self, draft: Draft, write: Callable[[], Manifest]) -> tuple[str, str]:
+    def _save_together(
+        self, root: str, step: int, write: Callable[[Draft], Manifest]
+    ) -> tuple[str, str]:
+        token = [secrets.token_hex(8)]
+        dist.broadcast_object_list(token, src=0, group=self._group)
+        name = f"{DRAFT_PREFIX}{step_name(step)}-{token[0]}"
         error: BaseException | None = None
+        path, whole = "", None
         report: dict[str, Any] = {"shard": self.index}
-        try:
-            manifest = write()
-            draft.sync()
-            report["manifest"] = manifest
-        except BaseException as failure:
-            error = failure
-            report["error"] = f"{type(failure).__name__}: {failure}"
-        reports: list[Any] = [None] * self.count
-        dist.all_gather_object(reports, report)
-        failed = [f"shard {r['shard']}: {r['error']}" for r in reports if "error" in r]
-        outcome: list[Any] = ["; ".join(failed) or None]
-        path = f"{draft.root}/{step_name(draft.step)}"
-        whole = None if failed else _merge([r["manifest"] for r in reports])
-        if self.index == 0 and whole is not None:
+        with ExitStack() as stack:
             try:
-                path = draft.publish(whole)
+                draft = Draft(root, step, name=name, owner=self.index == 0)
+                stack.enter_context(draft)
+                path = f"{draft.root}/{step_name(step)}"
+                report["manifest"] = write(draft)
+                draft.sync()
             except BaseException as failure:
                 error = failure
-                outcome = [f"shard 0: {type(failure).__name__}: {failure}"]
-        dist.broadcast_object_list(outcome, src=0)
+                report["error"] = f"{type(failure).__name__}: {failure}"
+            reports: list[Any] = [None] * self.count
+            dist.all_gather_object(reports, report, group=self._group)
+            failed = [f"shard {r['shard']}: {r['error']}" for r in reports if "error" in r]
+            outcome: list[Any] = ["; ".join(failed) or None]
+            if not failed:
+                whole = _merge([r["manifest"] for r in reports])
+                if self.index == 0:
+                    try:
+                        draft.publish(whole)
+                    except BaseException as failure:
+                        error = failure
+                        outcome = [f"shard 0: {type(failure).__name__}: {failure}"]
+            dist.broadcast_object_list(outcome, src=0, group=self._group)
         if error is not None:
             raise error
         if outcome[0] is not None or whole is None:
             raise SnapshotError(f"{path} was not published: {outcome[0]}")
         return path, Manifest.checksum(whole.to_bytes())
 
-    def _finish(self, draft: Draft, write: Callable[[], Manifest]) -> tuple[str, str]:
-        manifest = write()
-        draft.sync()
-        report = draft.path(f"shard-{self.index:05d}.json")
-        with open(f"{report}.new", "w", encoding="ascii") as file:
-            json.dump(asdict(manifest), file)
-        os.rename(f"{report}.new", report)
-        reports = []
-        for shard in range(self.count):
+    def _save_apart(
+        self, root: str, step: int, write: Callable[[Draft], Manifest]
+    ) -> tuple[str, str]:
+        name = f"{DRAFT_PREFIX}{step_name(step)}-shards"
+        # Others may still be writing when this process is done: it does not own the draft.
+        with Draft(root, step, name=name, owner=False) as draft:
+            path = f"{draft.root}/{step_name(step)}"
+            report = draft.path(_report(self.index))
+            with suppress(FileNotFoundError):
+                os.unlink(report)  # of an earlier save, cut short
+            manifest = write(draft)
+            draft.sync()
+            with open(f"{report}.new", "w", encoding="ascii") as file:
+                json.dump(asdict(manifest), file)
+            os.rename(f"{report}.new", report)
+            reports = []
+            for shard in range(self.count):
+                try:
+                    with open(draft.path(_report(shard)), encoding="ascii") as file:
+                        reports.append(_from_report(json.load(file)))
+                except FileNotFoundError:
+                    return path, ""  # another will be the last
+            whole = _merge(reports)
             try:
-                with open(draft.path(f"shard-{shard:05d}.json"), encoding="ascii") as file:
-                    reports.append(_from_report(json.load(file)))
-            except FileNotFoundError:
-                return f"{draft.root}/{step_name(draft.step)}", ""  # another will be the last
-        whole = _merge(reports)
-        try:
-            path = draft.publish(whole)
-        except (FileExistsError, FileNotFoundError):
-            # Two were the last.
-            path = f"{draft.root}/{step_name(draft.step)}"
-            files = open_files(path)
-            if not files.exists(MANIFEST) or read_manifest(files)[0] != whole:
-                raise
-        return path, Manifest.checksum(whole.to_bytes())
+                draft.publish(whole)
+            except (FileExistsError, FileNotFoundError):
+                # Two were the last.
+                files = open_files(path)
+                if not files.exists(MANIFEST) or read_manifest(files)[0] != whole:
+                    raise
+            return path, Manifest.checksum(whole.to_bytes())
+
+
+def _report(shard: int) -> str:
+    return f"shard-{shard:05d}.json"
+
+
+_groups: list[Any] = []  # the default group, and that of saves beside it
+
+
+def _own_group() -> Any:
+    """A group for saves alone: training may use the others at the same time."""
+    world = dist.group.WORLD
+    if not _groups or _groups[0] is not world:
+        _groups[:] = [world, dist.new_group(backend="gloo")]
+    return _groups[1]
 
 
 def _merge(manifests: list[Manifest]) -> Manifest:
@@ -142,7 +177,8 @@ def _merge(manifests: list[Manifest]) -> Manifest:
             ),
             policies=tuple(file for part in parts for file in part.policies),
         )
-    return replace(manifests[0], tables=tables)
+    dense = sorted((file for m in manifests for file in m.dense), key=lambda file: file.path)
+    return replace(manifests[0], tables=tables, dense=tuple(dense))
 
 
 def _from_report(report: dict[str, Any]) -> Manifest:

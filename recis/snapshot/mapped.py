@@ -57,6 +57,13 @@ class MappedFile:
                 mmap.mmap(handle, size, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED), np.uint8
             )
 
+    def ids(self, first: int, last: int) -> Tensor:
+        """The ids of rows `[first, last)`, int64."""
+        begin = self._begin["ids"]
+        return torch.from_numpy(
+            self._map[begin + first * 8 : begin + last * 8].view(np.int64).copy()
+        )
+
     def find(self, ids: Tensor) -> Tensor:
         """The rows of ids int64 `(n,)` in this file, int64 `(n,)`; -1 for one that is not in it."""
         rows = torch.empty_like(ids)
@@ -74,7 +81,7 @@ class MappedFile:
         return rows
 
     def gather(self, slot: str, rows: Tensor, out: Tensor) -> None:
-        """Copies rows int64 `(n,)`, which are in the file, to a contiguous `(n, *shape)`."""
+        """Copies rows int64 `(n,)` to a contiguous `(n, *shape)`, where -1 leaves it as it is."""
         source = self._map.ctypes.data + self._begin[f"slot/{slot}"]
         row_bytes = out.nbytes // max(out.shape[0], 1)
         _engine.gather_rows(source, row_bytes, rows.data_ptr(), rows.numel(), out.data_ptr())

@@ -74,3 +74,8 @@ def deleted_path(table: str, shard: int, shards: int) -> str:
 def policies_path(table: str, shard: int, shards: int) -> str:
     """Where the state of the hooks of a shard of a table is."""
     return f"policies/{table}/{shard:05d}-of-{shards:05d}.state"
+
+
+def shard_name(name: str, shard: int, shards: int) -> str:
+    """The name of a dense value that each shard has of its own."""
+    return f"{name}.{shard:05d}-of-{shards:05d}"

@@ -146,10 +146,7 @@ class Draft:
                 folder = self._target.rpartition("/")[0]
                 self._system.pipe_file(f"{folder}/{LATEST}", f"{name}\n".encode())
                 return
-            draft = os.path.join(self.root, f"{DRAFT_PREFIX}{LATEST}-{secrets.token_hex(8)}")
-            _write(draft, f"{name}\n".encode())
-            os.rename(draft, os.path.join(self.root, LATEST))
-            sync(self.root)
+            _replace(self.root, LATEST, f"{name}\n".encode())
         except OSError as error:
             logger.warning("%s: cannot move %r to %s: %s", self.root, LATEST, name, error)
 
@@ -192,10 +189,7 @@ def make_root(root: str) -> None:
         sync(os.path.dirname(folder))
     path = os.path.join(root, FORMAT)
     if not os.path.exists(path):
-        draft = os.path.join(root, f"{DRAFT_PREFIX}{FORMAT}-{secrets.token_hex(8)}")
-        _write(draft, _FORMAT_TEXT.encode())
-        os.rename(draft, path)  # whoever else does so writes the same
-        sync(root)
+        _replace(root, FORMAT, _FORMAT_TEXT.encode())  # whoever else does so writes the same
     with open(path, encoding="ascii", errors="replace") as file:
         found = file.read(1000)
     if found != _FORMAT_TEXT:
@@ -271,6 +265,22 @@ def _make_locked(folder: str) -> int:
         except FileNotFoundError:
             pass
         os.close(handle)  # cleaned away before it was locked
+
+
+def _replace(root: str, name: str, data: bytes) -> None:
+    """Makes a file of this content in a directory, or in the place of another, durably."""
+    draft = os.path.join(root, f"{DRAFT_PREFIX}{name}-{secrets.token_hex(8)}")
+    while True:
+        with open(draft, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if not os.path.exists(draft):
+                continue  # cleaned away before it was locked
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.rename(draft, os.path.join(root, name))
+        sync(root)
+        return
 
 
 def _write(path: str, data: bytes) -> None:

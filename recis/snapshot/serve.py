@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Literal, overload
 
 import numpy as np
@@ -18,13 +19,15 @@ from recis.snapshot.mapped import MappedFile
 from recis.snapshot.read import SnapshotReader, open_snapshot
 from recis.snapshot.sparse_file import slices_of
 
+_COUNTED_AT_ONCE = 1 << 20  # ids
+
 
 class Snapshot:
     """Read-only tables out of the newest snapshot in a directory, or out of one of them.
 
     Files are mapped, not loaded: opening takes milliseconds, and processes that serve the same
-    snapshot share its memory. Deltas are looked through from the newest to the base. Threads may
-    share a Snapshot.
+    snapshot share its memory. They stay readable when the snapshot is deleted. Deltas are looked
+    through from the newest to the base. Threads may share a Snapshot.
 
     Args:
         path: a local directory of snapshots, or one snapshot in it.
@@ -69,25 +72,24 @@ class Snapshot:
         Raises:
             ValueError: there is none of this name; the message lists those there are.
         """
-        self._current.levels(name)
+        self._current.reader.table(name)
         return ServedTable(self, name)
 
     def refresh(self) -> bool:
         """Goes on to the newest snapshot of the directory, and returns whether it is another.
 
-        Lookups of other threads go on meanwhile, each in one snapshot. If the newest cannot be
-        used, what is served stays or, unless `strict`, the newest that can is served.
+        Lookups of other threads go on meanwhile, each in one snapshot; what one of them still
+        reads stays mapped.
 
         Raises:
-            RuntimeError: it is damaged and `strict` was asked for.
+            RuntimeError: the newest is damaged, and what was served still is. Damage that its
+                manifest or the files' sizes show is an error only if `strict` was asked for;
+                otherwise the newest that is whole is served, with a warning.
         """
         reader = open_snapshot(self._path, strict=self._strict)
         if reader.checksum == self._current.reader.checksum:
             return False
-        opened = _Opened(reader)
-        for name in reader.manifest.tables:
-            opened.levels(name)  # opened now, not in somebody's lookup
-        self._current = opened
+        self._current = _Opened(reader)
         return True
 
     @property
@@ -151,7 +153,7 @@ class ServedTable:
 
 
 class _Opened:
-    """One snapshot with all its parents; nothing in it changes but that tables are opened."""
+    """One snapshot with all its parents, mapped; nothing in it changes."""
 
     def __init__(self, reader: SnapshotReader) -> None:
         if not isinstance(reader.files, LocalFiles):
@@ -159,16 +161,11 @@ class _Opened:
                 f"{reader.files.url}: only local snapshots can be served: copy it here first"
             )
         self.reader = reader
-        self._levels: dict[str, list[_Level]] = {}
-
-    def levels(self, table: str) -> list[_Level]:
-        """The files of a table, newest snapshot first."""
-        found = self._levels.get(table)
-        if found is None:
-            sources = self.reader.sources(table)
-            found = [_Level(source, table) for source in reversed(sources)]
-            self._levels[table] = found  # two threads may both have made it: no harm
-        return found
+        self._levels = {
+            table: [_Level(source, table) for source in reversed(reader.sources(table))]
+            for table in reader.manifest.tables
+        }
+        """The files of each table, newest snapshot first."""
 
     def lookup(self, table: str, ids: Tensor, slot: str) -> tuple[Tensor, Tensor]:
         """Values `(n, *shape)` of ids int64 `(n,)`, and which of them are there."""
@@ -182,7 +179,7 @@ class _Opened:
         out.zero_()
         known = torch.zeros(ids.numel(), dtype=torch.bool)
         left = torch.arange(ids.numel())  # places that no newer snapshot knows of
-        for level in self.levels(table):
+        for level in self._levels[table]:
             if left.numel() == 0:
                 break
             decided = level.lookup(ids[left], wanted, left, out, known)
@@ -191,12 +188,17 @@ class _Opened:
 
     def count(self, table: str) -> int:
         """Rows of a table."""
-        levels = self.levels(table)
+        about = self.reader.table(table)
+        levels = self._levels[table]
         if len(levels) == 1:
-            return self.reader.table(table).rows
-        embedding = self.reader.table(table).slots[0].name
-        pieces = self.reader.read_rows(table, slots=[embedding])
-        return sum(piece.ids.numel() for piece in pieces)
+            return about.rows
+        total = 0
+        for index, level in enumerate(levels):
+            for ids in level.ids():
+                for newer in levels[:index]:
+                    ids = ids[~newer.decides(ids)]
+                total += ids.numel()
+        return total
 
 
 class _Level:
@@ -222,34 +224,45 @@ class _Level:
         self, ids: Tensor, slot: SlotInfo, places: Tensor, out: Tensor, known: Tensor
     ) -> Tensor:
         """Fills `out` and `known` at the places of ids that are here; returns which it decided."""
-        decided = torch.zeros(ids.numel(), dtype=torch.bool)
-        for file, at in self._by_file(ids):
-            mine = ids if at is None else ids[at]
-            rows = file.find(mine)
-            here = rows >= 0
-            found = torch.nonzero(here).view(-1) if at is None else at[here]
-            values = torch.empty((found.numel(), *slot.shape), dtype=out.dtype)
+        decided = self._gone(ids)
+        for file, at, rows in self._find(ids):
+            where, here = places[at], rows >= 0
             if slot.name in self._slots:
-                file.gather(slot.name, rows[here], values)
+                aimed = torch.full((out.shape[0],), -1)
+                aimed[where] = rows
+                file.gather(slot.name, aimed, out)
             else:
-                values.fill_(slot.initial)
-            out[places[found]] = values
-            known[places[found]] = True
-            decided[found] = True
-        for file in self._deleted:
-            decided |= file.find(ids) >= 0
+                out[where[here]] = slot.initial
+            known[where] = here
+            decided[at] |= here
         return decided
 
-    def _by_file(self, ids: Tensor) -> list[tuple[MappedFile, Tensor | None]]:
-        """Each file with the places of the ids that may be in it; None for all."""
-        if len(self._rows) == 1:
-            return [(self._rows[0], None)]
+    def ids(self) -> Iterator[Tensor]:
+        """The ids of all rows, int64, some at a time."""
+        for file in self._rows:
+            for first in range(0, file.info.rows, _COUNTED_AT_ONCE):
+                yield file.ids(first, min(first + _COUNTED_AT_ONCE, file.info.rows))
+
+    def decides(self, ids: Tensor) -> Tensor:
+        """Which of ids int64 `(n,)` have a row here or were deleted here, bool."""
+        decided = self._gone(ids)
+        for _, at, rows in self._find(ids):
+            decided[at] |= rows >= 0
+        return decided
+
+    def _gone(self, ids: Tensor) -> Tensor:
+        gone = torch.zeros(ids.numel(), dtype=torch.bool)
+        for file in self._deleted:
+            gone |= file.find(ids) >= 0
+        return gone
+
+    def _find(self, ids: Tensor) -> Iterator[tuple[MappedFile, Tensor, Tensor]]:
+        """Each file with the places of the ids that may be in it, and their rows there or -1."""
         slices = slices_of(ids.numpy(), self._slice_size)
         which = np.searchsorted(self._ends, slices.astype(np.int64), side="right")
         order = np.argsort(which, kind="stable")
         bounds = np.searchsorted(which[order], np.arange(len(self._rows) + 1))
-        return [
-            (file, torch.from_numpy(order[first:last]))
-            for file, first, last in zip(self._rows, bounds[:-1], bounds[1:], strict=True)
-            if last > first
-        ]
+        for file, first, last in zip(self._rows, bounds[:-1], bounds[1:], strict=True):
+            if last > first:
+                at = torch.from_numpy(order[first:last])
+                yield file, at, file.find(ids[at])

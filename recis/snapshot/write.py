@@ -258,6 +258,11 @@ def write_tensors(draft: Draft, relative: str, tensors: dict[str, Tensor]) -> St
         ValueError: a name or dtype cannot be written; `write_state` can.
     """
     for name, tensor in tensors.items():
+        if type(tensor.detach()) is not Tensor or tensor.layout != torch.strided:
+            raise ValueError(
+                f"tensor {name!r}: a {type(tensor).__name__} of {tensor.layout} cannot be saved as "
+                "a dense tensor: save shards of dense tensors with torch.distributed.checkpoint"
+            )
         if tensor.dtype not in header.NAME_OF:
             raise ValueError(
                 f"tensor {name!r}: a {tensor.dtype} cannot be saved as a dense tensor; it can be "

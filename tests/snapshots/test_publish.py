@@ -113,6 +113,20 @@ def test_drafts_go_unless_they_are_in_use(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["FORMAT", "latest", "step-000000000000"]
 
 
+def test_saving_and_cleaning_at_once(tmp_path, monkeypatch):
+    """Whenever something is made durable, another process cleans up."""
+    fsync = os.fsync
+
+    def clean_and_sync(handle):
+        if tmp_path.is_dir():
+            clean_drafts(tmp_path)
+        fsync(handle)
+
+    monkeypatch.setattr(publish.os, "fsync", clean_and_sync)
+    save(tmp_path, 1)
+    assert sorted(os.listdir(tmp_path)) == ["FORMAT", "latest", "step-000000000001"]
+
+
 def test_files_that_no_manifest_names_are_not_published(tmp_path):
     with Draft(tmp_path, 0) as draft:
         write_state(draft, "dense/value.state", 1)

@@ -12,7 +12,10 @@ from recis.nn import AdmitHook, FilterHook, HashTable
 from recis.nn.modules.hashtable import gen_slice
 from recis.optim import SparseAdam
 from recis.serialize import CheckpointReader, Loader, Saver
+from recis.serialize.shards import Shards
 from recis.snapshot.errors import DamagedError, MismatchError
+from recis.snapshot.manifest import Manifest
+from recis.snapshot.publish import steps
 from recis.snapshot.verify import verify
 
 IDS = st.lists(
@@ -189,6 +192,43 @@ def test_a_delta_follows_what_its_tables_know(tmp_path, table):
     expected = content(loaded)
     del loaded
     assert content(load(tmp_path, table())) == expected
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
+def test_shards_are_saved_in_any_order(tmp_path, table, order):
+    made = trained(table(), list(range(50)))
+    save(tmp_path, made, 1, shard_index=order[0], shard_num=3)  # and then it was cut short
+    trained(made, list(range(-50, 90)))
+    for shard in order:
+        assert steps(tmp_path) == []
+        save(tmp_path, made, 1, shard_index=shard, shard_num=3)
+    assert verify(tmp_path, "deep") == []
+    expected = content(made)
+    del made
+    assert content(load(tmp_path, table())) == expected
+
+
+def test_a_dense_tensor_that_is_sharded_is_refused(tmp_path):
+    class Sharded(torch.Tensor):
+        pass
+
+    for odd in [torch.ones(2).as_subclass(Sharded), torch.ones(2).to_sparse()]:
+        with pytest.raises(ValueError, match=r"'w'.*torch.distributed.checkpoint"):
+            Saver(path=tmp_path, tensors={"w": odd}).save(1)
+    assert steps(tmp_path) == []
+
+
+def test_a_report_of_a_save_cut_short_counts_no_more(tmp_path):
+    def write(draft):
+        return Manifest(step=1, tables={}, world_size=2)
+
+    def write_while_another_ends(draft):
+        assert Shards(1, 2).save(tmp_path, 1, write)[1] == ""  # this one is not done
+        return write(draft)
+
+    Shards(0, 2).save(tmp_path, 1, write)
+    assert Shards(0, 2).save(tmp_path, 1, write_while_another_ends)[1] != ""
+    assert steps(tmp_path) == [1]
 
 
 def test_what_hooks_have_learnt_is_saved_and_resharded(tmp_path, table):

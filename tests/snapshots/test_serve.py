@@ -1,7 +1,10 @@
 """Serving: lookups straight from the files."""
 
 import shutil
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ UNKNOWN = [1, 2, 65536 * 3 + 5, -77]
 
 def check(table, known):
     """Whether a table serves exactly these rows, `{id: {slot: value}}`."""
-    ids = torch.tensor([*known, *UNKNOWN, *list(known)[:3]])
+    ids = torch.tensor([*known, *UNKNOWN, *list(known)[:3], *IDS])
     here = torch.tensor([int(id) in known for id in ids])
     for slot, dtype, shape, _ in SLOTS:
         values, mask = table.lookup(ids, slot, return_mask=True)
@@ -131,10 +134,61 @@ def test_mistakes(tmp_path):
 
 def test_a_file_that_was_cut_short_is_refused(tmp_path):
     reference.write(tmp_path, 1, {"users": content(IDS)})
-    snapshot = recis.Snapshot(tmp_path)
     (file,) = (tmp_path / "step-000000000001/sparse/users").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DamagedError, match=file.name):
-        snapshot.table("users")
-    with pytest.raises(DamagedError, match=file.name):
         recis.Snapshot(tmp_path)
+
+
+def test_what_was_deleted_is_served(tmp_path):
+    before, later = content(IDS), content(IDS[5:9], seed=1, deleted=IDS[:2])
+    reference.write(tmp_path, 1, {"users": before}, shards=3)
+    reference.write(tmp_path, 2, {"users": later}, parent=1)
+    snapshot = recis.Snapshot(tmp_path)
+    shutil.rmtree(tmp_path)
+    known = {id: row for id, row in expected(before).items() if id not in IDS[:2]}
+    check(snapshot.table("users"), {**known, **expected(later)})
+
+
+def test_what_is_served_stays_when_the_newest_cannot_be(tmp_path):
+    users = content(IDS)
+    reference.write(tmp_path, 1, {"users": users})
+    snapshot = recis.Snapshot(tmp_path)
+    reference.write(tmp_path, 2, {"users": content(IDS[:3])})
+    (file,) = (tmp_path / "step-000000000002/sparse/users").iterdir()
+    data = bytearray(file.read_bytes())
+    data[20] ^= 1  # in the header, which nothing but opening the file shows
+    file.write_bytes(data)
+    with pytest.raises(DamagedError, match=file.name):
+        snapshot.refresh()
+    assert snapshot.step == 1
+    check(snapshot.table("users"), expected(users))
+
+
+SERVER = """
+import sys, torch, recis
+table = recis.Snapshot(sys.argv[1]).table("users")
+print(table.lookup(torch.tensor([5])).tolist(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_share_what_they_serve(tmp_path):
+    users = content([5])
+    reference.write(tmp_path, 1, {"users": users})
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    value = str([expected(users)[5]["embedding"]])
+    for server in servers:
+        assert server.stdout.readline().strip() == value
+        lines = Path(f"/proc/{server.pid}/maps").read_text().splitlines()
+        (mapped,) = [line for line in lines if line.endswith("00000-of-00001.000.safetensors")]
+        assert mapped.split()[1] == "r--s"  # read-only and shared
+        server.communicate()
