@@ -134,7 +134,8 @@ def test_another_process_goes_on_bit_for_bit(tmp_path):
     for _ in range(8):
         training.step()
     command = [sys.executable, "-c", RESUMED, Path(__file__).parent]
-    subprocess.run([*command, tmp_path / "run", tmp_path / "state.pt"], check=True)
+    arguments = [tmp_path / "run", tmp_path / "state.pt"]
+    subprocess.run([*command, *arguments], check=True, cwd=tmp_path)  # not where the sources are
     found = torch.load(tmp_path / "state.pt")
     assert all(torch.equal(a, b) for a, b in zip(found, training.state(), strict=True))
 
@@ -278,6 +279,7 @@ def test_each_worker_has_what_is_its_own(tmp_path, caplog):
     workers = [
         subprocess.Popen(
             command,
+            cwd=tmp_path,  # not where the sources are
             env={**os.environ, **group, "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -397,9 +399,10 @@ while True:
 """
 
 
-def start(*arguments, **environment):
+def start(output, *arguments, **environment):
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *map(str, arguments)],
+        [sys.executable, "-c", CHILD, *map(str, (output, *arguments))],
+        cwd=output,  # not where the sources are
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **environment},

@@ -136,6 +136,7 @@ def test_workers_save_their_slices(tmp_path):
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(tmp_path)],
+            cwd=tmp_path,  # not where the sources are
             env={**os.environ, **address, "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,

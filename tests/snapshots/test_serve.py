@@ -179,6 +179,7 @@ def test_processes_share_what_they_serve(tmp_path):
     servers = [
         subprocess.Popen(
             [sys.executable, "-c", SERVER, str(tmp_path)],
+            cwd=tmp_path,  # not where the sources are
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
