@@ -26,12 +26,13 @@ from peers import INSERT_ROWS, random_rows, recis_adam
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recis._table import Table
 from recis.nn import HashTable
 from recis.serialize import Loader, Saver
 
 SLOTS = 3
 PIECE_BYTES = 8 << 20
-STEPS_BESIDE = 200  # at most, beside one asynchronous save
+STEPS_BESIDE = 200  # at least, beside asynchronous saves
 DELTA_SHARE = 0.01
 
 Run = dict[str, float]
@@ -124,8 +125,7 @@ def _save_recis(rows: int, dim: int, place: Path) -> Run:
         optimizer.zero_grad()
 
     alone = [_timed(partial(step, number)) for number in range(STEPS_BESIDE)]
-    beside = _steps_beside_a_save(Saver(path=str(place / "beside"), hashtables=tables), step)
-    rmtree(place / "beside")
+    beside = _steps_beside_saves(place / "beside", tables, step)
 
     before = _peak_mib()
     full = Saver(path=str(place), hashtables=tables, track=True)
@@ -148,17 +148,22 @@ def _save_recis(rows: int, dim: int, place: Path) -> Run:
     }
 
 
-def _steps_beside_a_save(saver: Saver, step: Callable[[int], None]) -> list[float]:
-    handle = saver.save_async(step=3)
+def _steps_beside_saves(
+    place: Path, tables: dict[str, Table], step: Callable[[int], None]
+) -> list[float]:
+    saver = Saver(path=str(place), hashtables=tables)
     taken: list[float] = []
-    while not handle.done() and len(taken) < STEPS_BESIDE:
-        taken.append(_timed(partial(step, len(taken))))
-    handle.wait()
+    while len(taken) < STEPS_BESIDE:
+        handle = saver.save_async(step=1)
+        while not handle.done():
+            taken.append(_timed(partial(step, len(taken))))
+        handle.wait()
+        rmtree(place)
     return taken
 
 
 def _p99(taken: list[float]) -> float:
-    return statistics.quantiles(taken, n=100)[98]
+    return statistics.quantiles(taken, n=100, method="inclusive")[98]
 
 
 def _bytes(place: Path) -> int:

@@ -1,12 +1,16 @@
 #include "base/thread_pool.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "base/yield.h"
 
@@ -119,6 +123,9 @@ class ThreadPool {
   std::atomic<int> running_{0};
 };
 
+constexpr int kBackgroundNice = 10;  // beside a busy thread, about a tenth of a processor
+
+thread_local bool in_background = false;
 std::atomic<int> thread_count{1};
 std::atomic<ThreadPool*> pool{nullptr};
 
@@ -142,8 +149,15 @@ void SetThreadCount(int count) {
 
 int ThreadCount() { return thread_count.load(std::memory_order_relaxed); }
 
+void EnterBackground() {
+  if (std::exchange(in_background, true)) return;
+  // On Linux a priority is a thread's own. Where it cannot be lowered, it stays.
+  const auto thread = static_cast<id_t>(gettid());
+  (void)setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + kBackgroundNice);
+}
+
 void internal::RunTasks(int chunks, Task task, void* context) {
-  if (Pool().Run(chunks, std::min(chunks, ThreadCount()), task, context)) return;
+  if (!in_background && Pool().Run(chunks, std::min(chunks, ThreadCount()), task, context)) return;
   for (int chunk = 0; chunk < chunks; ++chunk) task(context, chunk);
 }
 

@@ -22,6 +22,10 @@ namespace recis {
 void SetThreadCount(int count);
 int ThreadCount();
 
+// From now on the calling thread leaves the processors to others: it and the threads that it
+// starts run at a lower priority, and its own loops use no worker.
+void EnterBackground();
+
 namespace internal {
 using Task = void (*)(void* context, int chunk);
 void RunTasks(int chunks, Task task, void* context);

@@ -1,8 +1,10 @@
 #include "base/thread_pool.h"
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -165,6 +167,23 @@ TEST(AForkedChildMakesThreadsOfItsOwn) {
   waitpid(child, &status, 0);
   EXPECT_EQ(status, 0);
   MeetInThreeChunks();
+}
+
+TEST(AThreadInTheBackgroundWorksAloneAndGivesWay) {
+  SetThreadCount(4);
+  const auto priority = [] { return getpriority(PRIO_PROCESS, static_cast<id_t>(gettid())); };
+  const int before = priority();
+  std::thread([&] {
+    EnterBackground();
+    EnterBackground();  // no further down
+    EXPECT_EQ(priority(), std::min(before + 10, 19));
+    std::set<std::thread::id> threads;
+    EXPECT(CoversOnce(12345, 1));
+    ParallelFor(1000, 1, [&](int64_t, int64_t) { threads.insert(std::this_thread::get_id()); });
+    EXPECT(threads == std::set<std::thread::id>{std::this_thread::get_id()});
+  }).join();
+  EXPECT_EQ(priority(), before);
+  SetThreadCount(1);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ void InitMemory(py::module_& module) {
   module.def("clear_idle_buffers", &BufferCache::Clear);
   module.def("set_thread_count", &SetThreadCount, py::arg("count"));
   module.def("thread_count", &ThreadCount);
+  module.def("enter_background", &EnterBackground);
   module.def("set_large_pages", &SetLargePages, py::arg("on"));
 }
 

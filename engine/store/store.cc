@@ -13,8 +13,8 @@
 namespace recis {
 namespace {
 
-using ReadLock = Yielding<std::shared_lock<std::shared_mutex>>;
-using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
+using ReadLock = Yielding<std::shared_lock<SharedMutex>>;
+using WriteLock = Yielding<std::unique_lock<SharedMutex>>;
 
 // Blocks are rewritten while they take more than kWasteful times their live entries; those
 // chosen at a time would bring it to kThrifty. See docs/impl.md.

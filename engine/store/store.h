@@ -16,13 +16,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "base/row.h"
+#include "base/shared_mutex.h"
 #include "base/status.h"
 #include "base/worker.h"
 #include "cold/log.h"
@@ -90,7 +90,7 @@ class Store {
       const std::function<void(int64_t done, int64_t total)>& progress) const;
   const StoreOptions& options() const { return options_; }
 
-  std::shared_mutex& mutex() const { return mutex_; }
+  SharedMutex& mutex() const { return mutex_; }
   // Runs a task on the store's background thread, some time; perhaps never, if it is busy.
   void InBackground(std::function<void()> task) { worker_.Add(std::move(task)); }
   // Returns when no such task waits or runs.
@@ -140,7 +140,7 @@ class Store {
   static constexpr size_t kMaxTasks = 8;
 
   const StoreOptions options_;
-  mutable std::shared_mutex mutex_;
+  mutable SharedMutex mutex_;
   std::mutex commit_mutex_;                 // before mutex_
   std::unique_ptr<Log> log_;                // GUARDED_BY(mutex_): null once closed
   Catalog catalog_;                         // GUARDED_BY(mutex_)

@@ -39,71 +39,6 @@ void SortBySlice(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowO
   *rows = std::move(sorted);
 }
 
-// ---- Preserved --------------------------------------------------------------------------
-
-bool Preserved::IsDone(int64_t id) const {
-  return released_ || (!done_.empty() && done_[SliceOf(id, static_cast<uint32_t>(done_.size()))]);
-}
-
-bool Preserved::Needs(Row row, int64_t id) const {
-  if (touched_.Has(row)) return false;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return !IsDone(id);
-}
-
-void Preserved::Keep(Row row, int64_t id, const std::byte* record) {
-  Copy copy{id, std::make_unique_for_overwrite<std::byte[]>(record_bytes_)};
-  std::memcpy(copy.record.get(), record, record_bytes_);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (IsDone(id)) return;
-  if (copies_.emplace(row, std::move(copy)).second) bytes_ += static_cast<int64_t>(record_bytes_);
-}
-
-const Preserved::Copy* Preserved::Find(Row row) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = copies_.find(row);
-  return found == copies_.end() ? nullptr : &found->second;
-}
-
-std::optional<int64_t> Preserved::FindId(Row row) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = copies_.find(row);
-  return found == copies_.end() ? std::nullopt : std::optional(found->second.id);
-}
-
-void Preserved::Done(uint32_t slices, uint32_t begin, uint32_t end) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  RECIS_CHECK(done_.empty() || done_.size() == slices);
-  done_.resize(slices);
-  std::fill(done_.begin() + begin, done_.begin() + end, true);
-  const auto gone = std::erase_if(copies_, [&](const auto& copy) {
-    const uint32_t slice = SliceOf(copy.second.id, slices);
-    return slice >= begin && slice < end;
-  });
-  bytes_ -= static_cast<int64_t>(gone * record_bytes_);
-  room_.notify_all();
-}
-
-bool Preserved::full() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return Full();
-}
-
-void Preserved::WaitForRoom() const {
-  std::unique_lock<std::mutex> lock(mutex_);
-  room_.wait(lock, [this] { return !Full(); });
-}
-
-void Preserved::Release() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  released_ = true;
-  copies_.clear();
-  bytes_ = 0;
-  room_.notify_all();
-}
-
-// ---- Cut --------------------------------------------------------------------------------
-
 Cut::~Cut() { Abandon(); }
 
 void Cut::Close() {
@@ -118,15 +53,21 @@ void Cut::Abandon() {
 template <class Use>
 void Cut::ForEachRow(int64_t begin, int64_t end, Use use) const {
   const Directory& directory = table_->directory_;
+  std::vector<Row> touched;
   for (int64_t i = begin; i < end; ++i) {
     const auto row = static_cast<Row>(i);
     if (!whole_ && !changes_.rows.Has(row)) continue;
     if (preserved_->touched().Has(row)) {
-      // Another saver may let go of its slices' copies meanwhile.
-      if (const std::optional<int64_t> id = preserved_->FindId(row)) use(RowOfId{*id, row});
+      touched.push_back(row);
     } else if (directory.Live(row)) {
       use(RowOfId{directory.IdOf(row), row});
     }
+  }
+  std::vector<Preserved::Copy> copies(touched.size());
+  preserved_->Find(touched.data(), static_cast<int64_t>(touched.size()), copies.data());
+  for (size_t i = 0; i < touched.size(); ++i) {
+    // Another saver may let go of its slices' copies meanwhile.
+    if (copies[i].record != nullptr) use(RowOfId{copies[i].id, touched[i]});
   }
 }
 
@@ -186,25 +127,39 @@ Status Cut::List(uint32_t slices, uint32_t begin_slice, uint32_t end_slice,
 Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>& values) const {
   RECIS_RETURN_IF_ERROR(Usable());
   std::vector<Row> untouched(static_cast<size_t>(std::min(n, kGatherRows)));
-  std::vector<const Preserved::Copy*> copies(untouched.size());
+  std::vector<const std::byte*> kept(untouched.size());
+  std::vector<int64_t> places;  // in this chunk, of touched rows
+  std::vector<Row> touched;
+  std::vector<Preserved::Copy> copies;
   Sources sources;
   for (int64_t first = 0; first < n; first += kGatherRows) {
     const int64_t count = std::min(kGatherRows, n - first);
     const Table::ReadLock lock(table_->mutex_);
     RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+    places.clear();
+    touched.clear();
     for (int64_t i = 0; i < count; ++i) {
       const Row row = rows[first + i].row;
-      const bool touched = preserved_->touched().Has(row);
-      untouched[i] = touched ? kNoRow : row;
-      copies[i] = touched ? preserved_->Find(row) : nullptr;
-      if (touched && copies[i] == nullptr) {
+      kept[i] = nullptr;
+      untouched[i] = row;
+      if (!preserved_->touched().Has(row)) continue;
+      untouched[i] = kNoRow;
+      places.push_back(i);
+      touched.push_back(row);
+    }
+    copies.resize(touched.size());
+    preserved_->Find(touched.data(), static_cast<int64_t>(touched.size()), copies.data());
+    for (size_t i = 0; i < touched.size(); ++i) {
+      if (copies[i].record == nullptr) {
         return Unavailable("table '" + table_->options_.name +
-                           "': the snapshot has let go of row " + std::to_string(row) + " already");
+                           "': the snapshot has let go of row " + std::to_string(touched[i]) +
+                           " already");
       }
+      kept[places[i]] = copies[i].record;
     }
     RECIS_RETURN_IF_ERROR(table_->records_->Locate(untouched.data(), count, &sources));
     const auto record_of = [&](int64_t i) {
-      return copies[i] != nullptr ? copies[i]->record.get() : sources.data()[i];
+      return kept[i] != nullptr ? kept[i] : sources.data()[i];
     };
     ParallelFor(count, kGatherGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {

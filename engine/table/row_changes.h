@@ -18,6 +18,8 @@ class RowSet {
     const size_t word = row / 64;
     return word < words_.size() && (words_[word] >> row % 64 & 1) != 0;
   }
+  // Add() of rows below `end` takes no more memory.
+  void Reserve(Row end) { words_.resize((static_cast<size_t>(end) + 63) / 64); }
   void Add(Row row);
   void Add(const RowSet& other);
 

@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "base/shared_mutex.h"
 #include "base/status.h"
 #include "base/yield.h"
 #include "device/kernels.h"
@@ -181,8 +182,8 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
 
  private:
   friend class Cut;
-  using ReadLock = Yielding<std::shared_lock<std::shared_mutex>>;
-  using WriteLock = Yielding<std::unique_lock<std::shared_mutex>>;
+  using ReadLock = Yielding<std::shared_lock<SharedMutex>>;
+  using WriteLock = Yielding<std::unique_lock<SharedMutex>>;
 
   Table(TableOptions options, std::shared_ptr<Store> store)
       : options_(std::move(options)),
@@ -210,6 +211,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   void Refresh(Batch& batch) const;
   // Before the records of these live rows are written or freed: keeps them for the cut.
   Status BeforeChange(const Row* rows, int64_t n);
+  Status Preserve(const Row* rows, int64_t n);
   // Notes that these rows are written, freed or new.
   void Touch(const Row* rows, int64_t n);
   // `drawn`: embeddings start as drawn; else the caller writes them.
@@ -225,8 +227,8 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
 
   const TableOptions options_;
   const std::shared_ptr<Store> store_;  // null in memory
-  mutable std::shared_mutex own_mutex_;
-  std::shared_mutex& mutex_;
+  mutable SharedMutex own_mutex_;
+  SharedMutex& mutex_;
   Schema schema_;                            // GUARDED_BY(mutex_)
   std::unique_ptr<Records> records_;         // GUARDED_BY(mutex_)
   Index index_;                              // GUARDED_BY(mutex_)

@@ -36,7 +36,8 @@ Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes) {
                            "saved nor loaded by this process: save a full snapshot first");
   }
   cut->table_ = shared_from_this();
-  cut->preserved_ = std::make_shared<Preserved>(schema_.used_bytes(), pool_bytes);
+  cut->preserved_ = std::make_shared<Preserved>(schema_.used_bytes(), pool_bytes,
+                                                static_cast<Row>(directory_.end()));
   cut->slots_ = schema_.slots();
   cut->record_bytes_ = schema_.used_bytes();
   cut->end_ = directory_.end();
@@ -77,22 +78,29 @@ Table::WriteLock Table::LockToChange() {
 }
 
 Status Table::BeforeChange(const Row* rows, int64_t n) {
-  if (!preserved_ && !changes_) return {};
-  std::vector<Row> kept;
-  for (int64_t i = 0; i < n && preserved_; ++i) {
-    const Row row = rows[i];
-    if (row != kNoRow && preserved_->Needs(row, directory_.IdOf(row))) kept.push_back(row);
-  }
-  Sources sources;
-  for (size_t first = 0; first < kept.size(); first += kPreservedRows) {
-    const auto count = std::min<int64_t>(kPreservedRows, static_cast<int64_t>(kept.size() - first));
-    RECIS_RETURN_IF_ERROR(records_->Locate(kept.data() + first, count, &sources));
-    for (int64_t i = 0; i < count; ++i) {
-      const Row row = kept[first + i];
-      preserved_->Keep(row, directory_.IdOf(row), sources.data()[i]);
-    }
-  }
+  if (preserved_) RECIS_RETURN_IF_ERROR(Preserve(rows, n));
   Touch(rows, n);
+  return {};
+}
+
+Status Table::Preserve(const Row* rows, int64_t n) {
+  std::vector<RowOfId> fresh;
+  for (int64_t i = 0; i < n; ++i) {
+    if (rows[i] != kNoRow && !preserved_->touched().Has(rows[i])) fresh.push_back({0, rows[i]});
+  }
+  ParallelFor(static_cast<int64_t>(fresh.size()), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) fresh[i].id = directory_.IdOf(fresh[i].row);
+  });
+  preserved_->DropDone(&fresh);
+  std::vector<Row> wanted;
+  for (const RowOfId& row : fresh) wanted.push_back(row.row);
+  Sources sources;
+  for (size_t first = 0; first < fresh.size(); first += kPreservedRows) {
+    const auto count =
+        std::min<int64_t>(kPreservedRows, static_cast<int64_t>(fresh.size() - first));
+    RECIS_RETURN_IF_ERROR(records_->Locate(wanted.data() + first, count, &sources));
+    RECIS_RETURN_IF_ERROR(preserved_->Keep(fresh.data() + first, count, sources.data()));
+  }
   return {};
 }
 

@@ -40,7 +40,8 @@ class Saver:
             publishes. Without, the one that is last publishes, and the others return before
             that; if a save of theirs was cut short, delete its `.tmp-` directory before another
             of the same step.
-        parallel: parts that are written at once, two at most.
+        parallel: parts that are written at once by `save`, two at most. `save_async` writes them one
+            by one at a lower priority, and leaves the processors to training.
         path: the directory of snapshots, local or an fsspec URL; a snapshot is
             `<path>/step-<step>`.
         hashtables: tables by name, as `filter_out_sparse_param(model)` gives them, or modules.
@@ -119,7 +120,7 @@ class Saver:
             RuntimeError: a table is being saved already.
             OSError: it cannot be written. Earlier snapshots are intact.
         """
-        return self._begin(step).run()
+        return self._begin(step, self._parallel).run()
 
     def save_async(self, step: int | None = None) -> SaveHandle:
         """Saves the tables as of now while training goes on; arguments and errors as for `save`.
@@ -130,11 +131,11 @@ class Saver:
         Returns:
             A handle to wait for. An error that nobody waited for is raised by the next save.
         """
-        save = self._begin(step)
+        save = self._begin(step, parallel=1)
         self._pending = SaveHandle(save)
         return self._pending
 
-    def _begin(self, step: int | None) -> _Save:
+    def _begin(self, step: int | None, parallel: int) -> _Save:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.wait()
@@ -146,7 +147,7 @@ class Saver:
             path=self._path,
             step=step,
             shards=self._shards,
-            parallel=self._parallel,
+            parallel=parallel,
             parent=parent,
             track=self._track,
             cuts=_take_cuts(tables, parent is not None, self._track, self._pool_bytes),
@@ -181,6 +182,7 @@ class SaveHandle:
         self._thread.start()
 
     def _run(self) -> None:
+        _engine.enter_background()  # training goes first
         try:
             self._path = self._save.run()
         except BaseException as error:

@@ -123,8 +123,11 @@ def write_table(
         sums = cut.write_part(path, offset, about.slice_size, low, high)
         return _finish(path, name, file, about.slice_size, tensors, sums)
 
-    with ThreadPoolExecutor(max(1, parallel), "recis-write") as pool:
-        files = list(pool.map(write, range(len(parts))))
+    if parallel == 1:  # by this thread, whose priority may be lower
+        files = [write(part) for part in range(len(parts))]
+    else:
+        with ThreadPoolExecutor(parallel, "recis-write") as pool:
+            files = list(pool.map(write, range(len(parts))))
     if delta:
         gone = torch.empty(cut.deleted_rows, dtype=torch.int64)
         gone = gone[: cut.deleted(gone.numel(), gone.data_ptr())]
