@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -58,6 +57,10 @@ def main() -> None:
         if name in runs:
             saved = ratio([r["save s"] for r in mine], [r["save s"] for r in runs[name]])
             report.goal(f"save, time over {name}'s", saved, at_most=most)
+    if "direct" in runs:
+        least = [r["insert s"] + d["load s"] for r, d in zip(mine, runs["direct"], strict=True)]
+        loaded = ratio(least, [r["load s"] for r in mine])
+        report.goal("load, speed of reading and inserting", loaded, at_least=0.7)
     report.goal("MiB more while saving", _spread(mine, "save MiB more"), at_most=64)
     report.goal("bytes of a delta of 1 %", _spread(mine, "delta bytes"), at_most=0.02)
     report.goal("time of a delta of 1 %", _spread(mine, "delta time"), at_most=0.03)
@@ -83,8 +86,17 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _measured(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and how many MiB this process grows meanwhile."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+    before = _memory_mib("VmRSS")
+    seconds = _timed(call)
+    return seconds, _memory_mib("VmHWM") - before
+
+
+def _memory_mib(figure: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{figure}:")[1].split()[0]) / 1024
 
 
 def _drop_cache(place: Path) -> None:
@@ -113,9 +125,10 @@ def _save_recis(rows: int, dim: int, place: Path) -> Run:
     ids = vocabulary.ids()
     table = HashTable([dim], name="bench")
     optimizer = recis_adam(table)
+    insert_s = 0.0
     for first in range(0, rows, INSERT_ROWS):
         part = ids[first : first + INSERT_ROWS]
-        table.insert(part, random_rows(len(part), dim))
+        insert_s += _timed(partial(table.insert, part, random_rows(len(part), dim)))
     tables = {"bench": table.table}
     batches = vocabulary.zipf(20)
 
@@ -124,20 +137,18 @@ def _save_recis(rows: int, dim: int, place: Path) -> Run:
         optimizer.step()
         optimizer.zero_grad()
 
-    alone = [_timed(partial(step, number)) for number in range(STEPS_BESIDE)]
-    beside = _steps_beside_saves(place / "beside", tables, step)
-
-    before = _peak_mib()
     full = Saver(path=str(place), hashtables=tables, track=True)
-    full_s = _timed(partial(full.save, step=1))
-    more = _peak_mib() - before
+    full_s, more = _measured(partial(full.save, step=1))
     full_bytes = _bytes(place)
 
     changed = ids[: int(rows * DELTA_SHARE)]
     table.insert(changed, random_rows(len(changed), dim))
     delta = Saver(path=str(place), hashtables=tables, parent=str(place / f"step-{1:012d}"))
     delta_s = _timed(partial(delta.save, step=2))
+    alone = [_timed(partial(step, number)) for number in range(STEPS_BESIDE)]
+    beside = _steps_beside_saves(place / "beside", tables, step)
     return {
+        "insert s": insert_s,
         "save s": full_s,
         "GB": full_bytes / 1e9,
         "save MiB more": more,
@@ -177,9 +188,7 @@ def _peer(name: str, rows: int, dim: int, path: Path) -> Run:
     tensors = {f"slot{k}": random_rows(rows, dim) for k in range(SLOTS)}
     tensors["ids"] = Vocabulary(rows).ids()
     save, load = PEERS[name]
-    before = _peak_mib()
-    save_s = _timed(partial(save, tensors, path))
-    more = _peak_mib() - before
+    save_s, more = _measured(partial(save, tensors, path))
     _drop_cache(path.parent)
     load_s = _timed(partial(load, tensors, path))
     saved = path.stat().st_size if path.is_file() else _bytes(path)

@@ -29,7 +29,7 @@ namespace recis {
 class DirectFile {
  public:
   static constexpr size_t kPageBytes = 4096;
-  static constexpr size_t kMemoryBytes = size_t{24} << 20;  // of all buffers together
+  static constexpr size_t kMemoryBytes = size_t{16} << 20;  // of all buffers together
 
   // A new file; fails if there is one. sizes: bytes of each section, the first of which begins at
   // `offset`, a multiple of kPageBytes.

@@ -40,8 +40,8 @@ class Saver:
             publishes. Without, the one that is last publishes, and the others return before
             that; if a save of theirs was cut short, delete its `.tmp-` directory before another
             of the same step.
-        parallel: parts that are written at once by `save`, two at most. `save_async` writes them one
-            by one at a lower priority, and leaves the processors to training.
+        parallel: parts that `save` writes at once, two at most. `save_async` writes them one by one
+            at a lower priority, and leaves the processors to training.
         path: the directory of snapshots, local or an fsspec URL; a snapshot is
             `<path>/step-<step>`.
         hashtables: tables by name, as `filter_out_sparse_param(model)` gives them, or modules.
