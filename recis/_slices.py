@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from torch import Tensor
+
 
 class Slice:
     """The part `[slice_begin, slice_end)` of `slice_size` slices that a table holds.
@@ -41,6 +45,19 @@ def gen_slice(shard_index: int = 0, shard_num: int = 1, slice_size: int = 65536)
     size, rest = divmod(slice_size, shard_num)
     begin = shard_index * size + min(shard_index, rest)
     return Slice(begin, begin + size + (shard_index < rest), slice_size)
+
+
+def shards_of(ids: Tensor, shard_num: int, slice_size: int = 65536) -> Tensor:
+    """Which of `shard_num` shards has the slice of each id: int64, of the shape of ids.
+
+    Args:
+        ids: int64 on the CPU.
+        shard_num: how many shards `gen_slice` cuts the slices into.
+        slice_size: how many slices there are.
+    """
+    slices = ids.numpy().view(np.uint64) % np.uint64(slice_size)
+    ends = [gen_slice(shard, shard_num, slice_size).slice_end for shard in range(shard_num)]
+    return torch.from_numpy(np.searchsorted(np.array(ends), slices.astype(np.int64), side="right"))
 
 
 ALL_SLICES = gen_slice()

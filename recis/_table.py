@@ -16,6 +16,7 @@ from recis._tensors import (
     CODE_OF,
     DTYPES,
     accumulator_of,
+    address_of,
     check_ids,
     check_values,
     new_output,
@@ -186,6 +187,7 @@ class Table:
         self.store = store
         self.slice = slice
         self.children = list(children) or [name]
+        self._takes_part = False
         self.coalesced = coalesced
         self.info = info or {}
         """What snapshots say of the table besides: JSON."""
@@ -220,20 +222,27 @@ class Table:
         return out
 
     def lookup(
-        self, ids: Tensor, policy: _engine.AdmissionPolicy | None
+        self, ids: Tensor, policy: _engine.AdmissionPolicy | None, times: Tensor | None = None
     ) -> tuple[Tensor, _engine.Batch]:
-        """Embeddings of ids, admitting new ones as `policy` says (None: all)."""
+        """Embeddings of ids, admitting new ones as `policy` says (None: all).
+
+        times: int32, of the shape of ids: occurrences that each stands for; None, one each.
+        """
         count = ids.numel()
         use_torch_threads(count)
         out, stream = new_output((*ids.shape, *self.shape), self.dtype)
-        batch = self.engine.lookup(ids.data_ptr(), count, policy, out.data_ptr(), stream)
+        batch = self.engine.lookup(
+            ids.data_ptr(), count, policy, out.data_ptr(), stream, address_of(times)
+        )
         return out, batch
 
-    def lookup_asking(self, ids: Tensor, ask: AskAdmission) -> tuple[Tensor, _engine.Batch]:
+    def lookup_asking(
+        self, ids: Tensor, ask: AskAdmission, times: Tensor | None = None
+    ) -> tuple[Tensor, _engine.Batch]:
         """The same with a policy in Python, which runs while the table is not locked."""
         count = ids.numel()
         use_torch_threads(count)
-        batch = self.engine.find(ids.data_ptr(), count)
+        batch = self.engine.find(ids.data_ptr(), count, address_of(times))
         positions, new_ids, counts = torch.empty((3, batch.distinct), dtype=torch.int64)
         found = batch.unknown(positions.data_ptr(), new_ids.data_ptr(), counts.data_ptr())
         if found:
@@ -377,6 +386,16 @@ class Table:
     def clear_grad(self) -> None:
         """Drops the pending gradient."""
         self.engine.clear_gradient()
+        self._takes_part = False
+
+    def take_part(self) -> None:
+        """Notes that the workers that share this table had a gradient for it, here or elsewhere."""
+        self._takes_part = True
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether a step would count: all workers' tables count the same ones."""
+        return self._takes_part or self.engine.gradient_rows() > 0
 
     def step(self, params: _engine.RuleParams, states: list[int]) -> None:
         """Applies the pending gradient to the rows it belongs to."""

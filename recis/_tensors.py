@@ -61,6 +61,25 @@ def on_cpu(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(device="cpu", dtype=dtype).contiguous()
 
 
+def distinct(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct ones of ids, int64 `(n,)` on the CPU, in the order of first occurrence.
+
+    Returns:
+        The distinct ids int64 `(u,)`, for each of `ids` its place among them int64 `(n,)`, and
+        how often each occurs int64 `(u,)`.
+    """
+    n = ids.numel()
+    found, inverse = torch.empty((2, n), dtype=torch.int64)
+    counts = torch.zeros(n, dtype=torch.int64)
+    u = _engine.distinct(ids.data_ptr(), n, found.data_ptr(), inverse.data_ptr(), counts.data_ptr())
+    return found[:u], inverse, counts[:u]
+
+
+def address_of(tensor: Tensor | None) -> int:
+    """Of a contiguous tensor's memory, as the engine takes it: 0 is none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 def check_ids(ids: Tensor, what: str) -> Tensor:
     """Ids as the engine reads them.
 

@@ -4,11 +4,13 @@
 #include <pybind11/native_enum.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "bind/bind.h"
+#include "table/numbering.h"
 
 namespace recis::bind {
 namespace {
@@ -27,25 +29,25 @@ std::shared_ptr<Table> MakeTable(std::string name, int dtype, std::vector<int64_
 
 // What a policy in Python is asked about: the ids without a row and how often each occurs.
 int64_t Unknown(const Batch& batch, uintptr_t positions, uintptr_t ids, uintptr_t counts) {
-  const Occurrences occurrences(batch);
+  const std::vector<uint32_t> each = batch.Counts();
   int64_t n = 0;
   for (int64_t i = 0; i < batch.distinct; ++i) {
     if (batch.row_data()[i] != kNoRow) continue;
     Address<int64_t>(positions)[n] = i;
     Address<int64_t>(ids)[n] = batch.id_data()[i];
-    Address<int64_t>(counts)[n++] = occurrences.Count(i);
+    Address<int64_t>(counts)[n++] = each[i];
   }
   return n;
 }
 
 // The rows of the distinct ids that have one, and how often each occurs.
 int64_t KnownRows(const Batch& batch, uintptr_t rows, uintptr_t counts) {
-  const Occurrences occurrences(batch);
+  const std::vector<uint32_t> each = batch.Counts();
   int64_t n = 0;
   for (int64_t i = 0; i < batch.distinct; ++i) {
     if (batch.row_data()[i] == kNoRow) continue;
     Address<int64_t>(rows)[n] = batch.row_data()[i];
-    Address<int64_t>(counts)[n++] = occurrences.Count(i);
+    Address<int64_t>(counts)[n++] = each[i];
   }
   return n;
 }
@@ -56,12 +58,38 @@ struct ExportedBlock {
   int64_t bytes;
 };
 
+// For each position, how often its id occurs.
+void CountsByPosition(const Batch& batch, uintptr_t out) {
+  const std::vector<uint32_t> counts = batch.Counts();
+  for (int64_t i = 0; i < batch.size; ++i) {
+    Address<int64_t>(out)[i] = counts[batch.inverse_data()[i]];
+  }
+}
+
+// Numbers the distinct ids of a batch in the order of their first occurrence: which they are, which
+// one each position holds, and how often each occurs. Returns how many there are.
+// REQUIRES: counts are zeros.
+int64_t Distinct(uintptr_t ids, int64_t n, uintptr_t distinct, uintptr_t inverse,
+                 uintptr_t counts) {
+  Numbering numbers(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t number = numbers.Number(Address<const int64_t>(ids)[i]);
+    Address<int64_t>(inverse)[i] = number;
+    ++Address<int64_t>(counts)[number];
+  }
+  std::memcpy(Address<int64_t>(distinct), numbers.ids(), numbers.size() * sizeof(int64_t));
+  return numbers.size();
+}
+
 void InitBatch(py::module_& module) {
   py::class_<Batch, std::shared_ptr<Batch>>(module, "Batch")
       .def_readonly("size", &Batch::size)
       .def_readonly("distinct", &Batch::distinct)
       .def("unknown", &Unknown, py::arg("positions"), py::arg("ids"), py::arg("counts"), Unlocked())
-      .def("known_rows", &KnownRows, py::arg("rows"), py::arg("counts"), Unlocked());
+      .def("known_rows", &KnownRows, py::arg("rows"), py::arg("counts"), Unlocked())
+      .def("counts", &CountsByPosition, py::arg("out"), Unlocked());
+  module.def("distinct", &Distinct, py::arg("ids"), py::arg("n"), py::arg("distinct"),
+             py::arg("inverse"), py::arg("counts"), Unlocked());
 }
 
 void InitSettings(py::module_& module) {
@@ -174,18 +202,20 @@ void InitTable(py::module_& module) {
       .def(
           "lookup",
           [](Table& t, uintptr_t ids, int64_t n, AdmissionPolicy* policy, uintptr_t out,
-             bool stream) {
-            return ValueOrThrow(
-                t.Lookup(Address<const int64_t>(ids), n, policy, Address<std::byte>(out), stream));
+             bool stream, uintptr_t times) {
+            return ValueOrThrow(t.Lookup(Address<const int64_t>(ids), n, policy,
+                                         Address<std::byte>(out), stream,
+                                         Address<const uint32_t>(times)));
           },
           py::arg("ids"), py::arg("n"), py::arg("policy").none(true), py::arg("out"),
-          py::arg("stream"), Unlocked())
+          py::arg("stream"), py::arg("times"), Unlocked())
       .def(
           "find",
-          [](const Table& t, uintptr_t ids, int64_t n) {
-            return ValueOrThrow(t.Find(Address<const int64_t>(ids), n));
+          [](const Table& t, uintptr_t ids, int64_t n, uintptr_t times) {
+            return ValueOrThrow(
+                t.Find(Address<const int64_t>(ids), n, Address<const uint32_t>(times)));
           },
-          py::arg("ids"), py::arg("n"), Unlocked())
+          py::arg("ids"), py::arg("n"), py::arg("times"), Unlocked())
       .def(
           "admit",
           [](Table& t, Batch& batch, uintptr_t admit) {

@@ -4,6 +4,13 @@
 
 namespace recis {
 
+std::vector<uint32_t> Batch::Counts() const {
+  std::vector<uint32_t> counts(static_cast<size_t>(distinct), 0);
+  const auto* each = times.as<uint32_t>();
+  for (int64_t i = 0; i < size; ++i) counts[inverse_data()[i]] += each == nullptr ? 1 : each[i];
+  return counts;
+}
+
 Occurrences::Occurrences(const uint32_t* inverse, int64_t size, int64_t distinct)
     : offsets(BufferCache::Get(static_cast<size_t>(distinct + 2) * sizeof(uint32_t))),
       positions(BufferCache::Get(static_cast<size_t>(size) * sizeof(uint32_t))) {

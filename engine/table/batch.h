@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/row.h"
 #include "device/memory.h"
@@ -16,11 +17,14 @@ struct Batch {
   Buffer ids;              // int64 (distinct), in order of first occurrence
   Buffer rows;             // Row (distinct); kNoRow where the id has none
   Buffer inverse;          // uint32 (size): which distinct id each position holds
+  Buffer times;            // uint32 (size): occurrences each position stands for; none: one each
   uint64_t evictions = 0;  // the table's count when `rows` was true
 
   const int64_t* id_data() const { return ids.as<int64_t>(); }
   Row* row_data() const { return rows.as<Row>(); }
   const uint32_t* inverse_data() const { return inverse.as<uint32_t>(); }
+  // Occurrences of each distinct id.
+  std::vector<uint32_t> Counts() const;
 };
 
 // The positions of each distinct id, ascending, one id after the other.

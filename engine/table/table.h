@@ -89,12 +89,15 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
 
   // Changes nothing but the counters.
   Status Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) const;
-  // A lookup that may admit; a null policy admits all.
+  // A lookup that may admit; a null policy admits all. Policies and mean gradients see each of the
+  // ids as `times` occurrences; null: one each.
   Result<std::shared_ptr<Batch>> Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
-                                        std::byte* out, bool stream);
+                                        std::byte* out, bool stream,
+                                        const uint32_t* times = nullptr);
   // The same in steps, for a policy that must not run under the table's lock: Find, ask,
   // AdmitFound, Gather.
-  Result<std::shared_ptr<Batch>> Find(const int64_t* ids, int64_t n) const;
+  Result<std::shared_ptr<Batch>> Find(const int64_t* ids, int64_t n,
+                                      const uint32_t* times = nullptr) const;
   // Gives rows to the ids of `batch` that have none and whose admit[i] is true.
   Status AdmitFound(Batch& batch, const bool* admit);
   Status Gather(Batch& batch, std::byte* out, bool stream) const;
@@ -207,6 +210,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   Result<std::shared_ptr<Batch>> FindLocked(const int64_t* ids, int64_t n) const;
   void FindRows(const int64_t* ids, int64_t n, Row* rows) const;
   void CountLookups(int64_t n, int64_t hits) const;
+  static void SetTimes(const uint32_t* times, Batch& batch);
   void CountBatch(const Batch& batch) const;
   void Refresh(Batch& batch) const;
   // Before the records of these live rows are written or freed: keeps them for the cut.

@@ -23,6 +23,13 @@ void Table::CountLookups(int64_t n, int64_t hits) const {
   hits_.fetch_add(hits, std::memory_order_release);
 }
 
+void Table::SetTimes(const uint32_t* times, Batch& batch) {
+  if (times == nullptr) return;
+  const size_t bytes = static_cast<size_t>(batch.size) * sizeof(uint32_t);
+  batch.times = BufferCache::Get(bytes);
+  std::memcpy(batch.times.data(), times, bytes);
+}
+
 void Table::CountBatch(const Batch& batch) const {
   int64_t hits = 0;
   for (int64_t i = 0; i < batch.size; ++i) {
@@ -184,12 +191,14 @@ Status Table::AdmitLocked(Batch& batch, const bool* admit, bool drawn) {
 }
 
 Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
-                                             std::byte* out, bool stream) {
+                                             std::byte* out, bool stream,
+                                             const uint32_t* times) {
   const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;
   Batch& batch = *found.value();
+  SetTimes(times, batch);
   const Row* rows = batch.row_data();
   // Before anything changes: reading what is cold may fail.
   RECIS_RETURN_IF_ERROR(records_->Promote(rows, batch.distinct));
@@ -200,12 +209,11 @@ Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, Admi
   }
   int64_t misses = 0;
   if (!unknown.empty()) {
-    std::vector<uint32_t> counts(static_cast<size_t>(batch.distinct), 0);
-    for (int64_t i = 0; i < n; ++i) ++counts[batch.inverse_data()[i]];
-    for (const uint32_t i : unknown) misses += counts[i];
+    for (int64_t i = 0; i < n; ++i) misses += rows[batch.inverse_data()[i]] == kNoRow;
     if (policy == nullptr) {
       RECIS_RETURN_IF_ERROR(AdmitLocked(batch, nullptr));
     } else {
+      const std::vector<uint32_t> counts = batch.Counts();
       const size_t u = unknown.size();
       std::vector<int64_t> unknown_ids(u);
       std::vector<uint32_t> unknown_counts(u);
@@ -227,11 +235,13 @@ Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, Admi
   return found;
 }
 
-Result<std::shared_ptr<Batch>> Table::Find(const int64_t* ids, int64_t n) const {
+Result<std::shared_ptr<Batch>> Table::Find(const int64_t* ids, int64_t n,
+                                           const uint32_t* times) const {
   ReadLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Usable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;
+  SetTimes(times, *found.value());
   CountBatch(*found.value());
   return found;
 }

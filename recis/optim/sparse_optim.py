@@ -84,7 +84,7 @@ class SparseOptimizer(torch.optim.Optimizer):
             return loss
         hyper = self.param_groups[0]
         for name, table in self._tables.items():
-            if table.engine.gradient_rows() == 0:
+            if not table.has_gradient:
                 continue
             self._steps[name] += 1
             rule = self._rule(hyper, self._steps[name], float(self._grad_accum_steps))

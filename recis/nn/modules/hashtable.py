@@ -282,14 +282,34 @@ class HashTable(torch.nn.Module):
         return HashtableHookFactory().create_admit_hook(self, hook)
 
     def _lookup(
-        self, ids: Tensor, admission: BaseAdmitHookImpl | None
+        self, ids: Tensor, admission: BaseAdmitHookImpl | None, times: Tensor | None = None
     ) -> tuple[Tensor, _engine.Batch]:
+        """Embeddings of checked ids; hooks see each as so many occurrences, int32 `(n,)`."""
         if admission is None or admission.policy is not None:
-            out, batch = self._table.lookup(ids, None if admission is None else admission.policy)
+            policy = None if admission is None else admission.policy
+            out, batch = self._table.lookup(ids, policy, times)
         else:
-            out, batch = self._table.lookup_asking(ids, admission.admit)
+            out, batch = self._table.lookup_asking(ids, admission.admit, times)
         self._observe(batch)
         return out, batch
+
+    # What an exchange between workers needs: each id stands for its occurrences in their batches.
+
+    def _admit(
+        self, ids: Tensor, admit_hook: AdmitHook | None, times: Tensor
+    ) -> tuple[Tensor, _engine.Batch]:
+        admission = None if admit_hook is None else self._admission(admit_hook)
+        return self._lookup(self._checked(ids, "ids"), admission, times)
+
+    def _accumulate(self, batch: _engine.Batch, grad: Tensor, workers: int) -> None:
+        """Adds the workers' sums of an id's gradients, as `grad_reduce_by` says."""
+        divisor = float(workers)
+        if self._grad_mean:
+            counts = torch.empty(batch.size, dtype=torch.int64)
+            batch.counts(counts.data_ptr())
+            grad, divisor = grad / counts.view(-1, *[1] * (grad.dim() - 1)), 1.0
+        self._table.take_part()
+        self._table.accumulate(batch, grad, False, divisor)
 
     def _observe(self, batch: _engine.Batch) -> None:
         """Tells the filter hook which rows were used."""

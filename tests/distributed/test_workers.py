@@ -1,0 +1,56 @@
+"""Workers together do what one alone does with all their rows."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+TRAINING = HERE / "training.py"
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+workers, training = load(HERE / "workers.py"), load(TRAINING)
+
+
+def joined(parts):
+    """The tables of all workers as one: by id, every slot."""
+    tables = {}
+    for part in parts:
+        for name, (ids, slots) in part.items():
+            rows = tables.setdefault(name, {})
+            for i, id in enumerate(ids.tolist()):
+                assert id not in rows, f"{name}: two workers hold {id}"
+                rows[id] = {slot: values[i] for slot, values in slots.items()}
+    return tables
+
+
+def assert_same_tables(found, expected):
+    assert found.keys() == expected.keys()
+    for name, rows in expected.items():
+        assert found[name].keys() == rows.keys(), name
+        for id, slots in rows.items():
+            for slot, value in slots.items():
+                torch.testing.assert_close(found[name][id][slot], value, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_engine_of_several_workers_is_that_of_one(tmp_path, world):
+    seeds = range(100 * world, 100 * world + 25)
+    workers.run(TRAINING, world, seeds.start, seeds.stop, tmp_path, cwd=tmp_path)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(world)]
+    for seed in seeds:
+        tables, outputs = training.train(seed)
+        assert_same_tables(joined(each[seed][0] for each in found), joined([tables]))
+        for step, expected in enumerate(outputs):
+            for name, value in expected.items():
+                parts = [each[seed][1][step][name] for each in found]
+                torch.testing.assert_close(torch.cat(parts), value, rtol=2e-6, atol=2e-6)
