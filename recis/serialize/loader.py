@@ -150,9 +150,8 @@ class Loader:
         for rows in reader.read_rows(name, _slices(table), parallel=self._parallel):
             table.restore(rows.ids, rows.slots)
         # Rows that were there before are not in the snapshot: no delta to it could tell.
-        follows = self._track and fresh and isinstance(reader, SnapshotReader)
-        table.track(follows)
-        table.known_since = reader.checksum if follows else None
+        table.track(self._track and fresh)
+        table.known_since = reader.checksum if self._track and fresh else None
 
 
 def _slices(table: Table) -> tuple[int, int]:

@@ -272,8 +272,8 @@ def check_not_upstream(url: str) -> None:
     if is_checkpoint(open_files(url)):
         raise MismatchError(
             f"{url} is a checkpoint of RecIS 1.0, not a snapshot: import it first with "
-            f"`recis-ckpt import {url} SNAPSHOTS`; recis.serialize.Loader and CheckpointReader, and "
-            "recis-ckpt inspect and verify, take it as it is"
+            f"`recis-ckpt import {url} SNAPSHOTS`; recis.serialize.Loader and CheckpointReader, "
+            "and recis-ckpt inspect and verify, take it as it is"
         )
 
 

@@ -61,7 +61,9 @@ def test_training_goes_on_with_the_optimizer_state():
     table = HashTable([3], name="user_emb")
     optimizer = optim.SparseAdamW({"user_emb": table.table})
     Loader(GOLDEN, hashtables={"user_emb": table}).load()
-    assert by_id(table, "sparse_adamw_exp_avg_sq") == expected("user_emb", "sparse_adamw_exp_avg_sq")
+    assert by_id(table, "sparse_adamw_exp_avg_sq") == expected(
+        "user_emb", "sparse_adamw_exp_avg_sq"
+    )
     before = by_id(table)
     table(torch.tensor([7])).sum().backward()
     optimizer.step()

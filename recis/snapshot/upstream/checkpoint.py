@@ -97,7 +97,9 @@ class Checkpoint:
         self.children = {name: self._child(name, found) for name, found in sorted(of.items())}
         """Tables, and children of coalesced ones, by name."""
 
-    def damaged(self, path: str, expected: str, found: object, key: str | None = None) -> DamagedError:
+    def damaged(
+        self, path: str, expected: str, found: object, key: str | None = None
+    ) -> DamagedError:
         """The error for a file of this checkpoint."""
         return DamagedError(
             self.files.name(path), expected, str(found)[:200], tensor=key and key[:200]
@@ -191,7 +193,10 @@ class Checkpoint:
             place = parse_place(key, text)
             if place is None:
                 raise self.damaged(
-                    TENSOR_KEYS, "CHILD@SLOT^BEGIN@END@SIZE for CHILD.SLOT/part_I_N", repr(text), key
+                    TENSOR_KEYS,
+                    "CHILD@SLOT^BEGIN@END@SIZE for CHILD.SLOT/part_I_N",
+                    repr(text),
+                    key,
                 )
             if not place.shard < place.shards:
                 raise self.damaged(TENSOR_KEYS, "part I of N with I < N", key, key)
@@ -281,7 +286,10 @@ class Checkpoint:
                 raise self.damaged(block.path, f"{rows} rows", list(shape), block.key)
             if not 0 < SlotInfo(slot, block.spec.dtype, shape[1:], 0.0).row_bytes < 1 << 40:
                 raise self.damaged(
-                    block.path, "rows of at least 1 byte and less than 2**40", list(shape), block.key
+                    block.path,
+                    "rows of at least 1 byte and less than 2**40",
+                    list(shape),
+                    block.key,
                 )
         return Part(slices, rows, ids, slots)
 

@@ -60,6 +60,8 @@ class UpstreamReader:
             world_size=checkpoint.shards,
         )
         """Its tables; there is no such file."""
+        self.checksum = None
+        """Nothing: no delta can follow it."""
 
     def grouped(self, groups: Mapping[str, Group]) -> UpstreamReader:
         """The same checkpoint seen as these tables."""
@@ -180,7 +182,7 @@ class UpstreamReader:
             strays = part.rows - len(ids)
             if strays:
                 logger.warning(
-                    "%s, table %r: %d rows of other slices than [%d, %d) are left out, as RecIS does",
+                    "%s, table %r: %d rows of other slices than [%d, %d) are left out, as by RecIS",
                     self.files.name(part.ids.path), name, strays, *part.slices,
                 )  # fmt: skip
 
@@ -216,8 +218,8 @@ class UpstreamReader:
         if len(lost):
             some = ", ".join(map(str, lost[:_NAMED_IDS].tolist()))
             raise MismatchError(
-                f"{self.files.url}, table {table!r}, child {child!r}: {len(lost)} ids of these rows "
-                f"are not in [0, 2**52) and would lose bits in a coalesced table: {some}. Load "
+                f"{self.files.url}, table {table!r}, child {child!r}: {len(lost)} ids of "
+                f"these rows are not in [0, 2**52) and would lose bits in a coalesced table: {some}. Load "
                 f"{child!r} into a table of its own"
             )
         return ChildrenInfo(table, group.children, True).encode(ids, child)
@@ -266,9 +268,7 @@ def is_upstream(url: str | os.PathLike[str]) -> bool:
     return is_checkpoint(open_files(url))
 
 
-def open_any(
-    url: str | os.PathLike[str], strict: bool = False
-) -> SnapshotReader | UpstreamReader:
+def open_any(url: str | os.PathLike[str], strict: bool = False) -> SnapshotReader | UpstreamReader:
     """Opens a snapshot as `open_snapshot` does, or a checkpoint of RecIS 1.0."""
     return open_upstream(url) if is_upstream(url) else open_snapshot(url, strict=strict)
 
@@ -276,5 +276,3 @@ def open_any(
 def _some(rows: Rows) -> Iterator[Rows]:
     if len(rows.ids):
         yield rows
-
-
