@@ -170,8 +170,8 @@ class _Table:
             some = ", ".join(map(str, lost[:_NAMED_IDS].tolist()))
             raise MismatchError(
                 f"{self._what}: {len(lost)} ids of these rows carry the index of no child in "
-                f"bits 52 to 63, and RecIS 1.0 would give them to another: {some}. Evict them, or encode "
-                "them with children_info().encode(ids, child)"
+                f"bits 52 to 63, and RecIS 1.0 would give them to another: {some}. Evict them, or "
+                "encode them with children_info().encode(ids, child)"
             )
         return indices
 

@@ -219,8 +219,8 @@ class UpstreamReader:
             some = ", ".join(map(str, lost[:_NAMED_IDS].tolist()))
             raise MismatchError(
                 f"{self.files.url}, table {table!r}, child {child!r}: {len(lost)} ids of "
-                f"these rows are not in [0, 2**52) and would lose bits in a coalesced table: {some}. Load "
-                f"{child!r} into a table of its own"
+                "these rows are not in [0, 2**52) and would lose bits in a coalesced table: "
+                f"{some}. Load {child!r} into a table of its own"
             )
         return ChildrenInfo(table, group.children, True).encode(ids, child)
 

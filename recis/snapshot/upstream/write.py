@@ -53,6 +53,26 @@ class NewBlock(NamedTuple):
         return 0 if isinstance(self.place, str) else self.place.shard
 
 
+def check_free(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a directory that can be made.
+
+    Raises:
+        ValueError: it is a URL.
+        FileExistsError: there is something, and no empty directory.
+    """
+    if is_remote(os.fspath(path)):
+        raise ValueError(
+            f"{os.fspath(path)}: RecIS 1.0's layout is written to local directories only: copy it "
+            "to the URL afterwards"
+        )
+    found = os.path.abspath(local_path(path))
+    if os.path.lexists(found) and (not os.path.isdir(found) or os.listdir(found)):
+        raise FileExistsError(
+            f"{found} is there already and was not changed: choose another path, or delete it first"
+        )
+    return found
+
+
 class CheckpointWriter:
     """A checkpoint in the making. Leaving its context without `publish` drops it.
 
@@ -70,17 +90,7 @@ class CheckpointWriter:
     def __init__(
         self, path: str | os.PathLike[str], blocks: Sequence[NewBlock], shards: int, parallel: int
     ) -> None:
-        if is_remote(os.fspath(path)):
-            raise ValueError(
-                f"{os.fspath(path)}: RecIS 1.0's layout is written to local directories only: copy "
-                "it to the URL afterwards"
-            )
-        self.path = os.path.abspath(local_path(path))
-        if os.path.lexists(self.path) and (not os.path.isdir(self.path) or os.listdir(self.path)):
-            raise FileExistsError(
-                f"{self.path} is there already and was not changed: choose another path, or delete "
-                "it first"
-            )
+        self.path = check_free(path)
         folder, name = os.path.split(self.path)
         os.makedirs(folder, exist_ok=True)
         self._folder = os.path.join(folder, f"{DRAFT_PREFIX}{name}-{secrets.token_hex(8)}")
