@@ -119,7 +119,7 @@ def _of_upstream(reader: UpstreamReader) -> dict[str, Any]:
     checkpoint = reader.checkpoint
     blocks = checkpoint.dense
     dense = {name: blocks[name].spec.end - blocks[name].spec.begin for name in sorted(blocks)}
-    tables = {}
+    tables: dict[str, dict[str, Any]] = {}
     for name, child in checkpoint.children.items():
         rows = [part.rows for part in child.parts]
         row_bytes = 8 + sum(slot.row_bytes for slot in child.slots)
@@ -131,7 +131,7 @@ def _of_upstream(reader: UpstreamReader) -> dict[str, Any]:
             "files": len({b.path for p in child.parts for b in (p.ids, *p.slots.values())}),
             "slots": [_slot(slot) for slot in child.slots],
             "slice_size": child.slice_size,
-            "slice_skew": "-",  # no header says
+            "slice_skew": None,  # no header says
             "shard_skew": _skew(rows),
             "info": {},
         }
@@ -175,7 +175,7 @@ def _show(about: dict[str, Any]) -> None:
         numbers: list[object] = ["-"] * 6
         if "rows" in table:
             numbers = [table["rows"], table["deleted"], size(table["bytes"]), table["files"]]
-            numbers += [table["slice_skew"], table["shard_skew"]]
+            numbers += [table["slice_skew"] or "-", table["shard_skew"]]
         rows.append([name, *numbers, slots])
     columns = ["table", "rows", "deleted", "bytes", "files", "slice skew", "shard skew", "slots"]
     print_table("tables", columns, rows)

@@ -103,7 +103,9 @@ def import_checkpoint(
 
         tables = {}
         for name, about in reader.manifest.tables.items():
-            counts = count_slices(reader.read_rows(name, slots=()), about.slice_size)
+            counts = count_slices(
+                reader.read_rows(name, slots=(), max_bytes=sort_bytes), about.slice_size
+            )
             files: list[FileInfo] = []
             for shard in range(shards):
                 part = gen_slice(shard, shards, about.slice_size)
