@@ -303,7 +303,7 @@ def test_a_save_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(MismatchError, match="'a@b'"):
         saver.save()
     assert os.listdir(tmp_path) == []
-    table.cut().abandon()  # nothing holds the table
+    table.table.cut().abandon()  # nothing holds the table
 
 
 @pytest.mark.parametrize(
