@@ -68,7 +68,9 @@ def _load(files: Files, name: str) -> Any:
                 raise ValueError(f"a tensor of {tensor.nbytes} bytes in a file of {size}")
         encode(found, STATE)
     except Exception as error:  # the bytes are not trusted: anything may come of them
-        raise _refused(files, name, f"{type(error).__name__}: {error}") from None
+        # Of torch's page of advice, the sentence that says what is wrong.
+        why = str(error).partition("WeightsUnpickler error: ")[2].partition(". ")[0]
+        raise _refused(files, name, why or f"{type(error).__name__}: {error}") from None
     return found
 
 
