@@ -70,7 +70,7 @@ class Trap:
 
 
 def pickled(path, value):
-    path.write_bytes(pickle.dumps(value))
+    path.write_bytes(pickle.dumps(value, 2))
 
 
 def zipped(path, value):
@@ -80,7 +80,7 @@ def zipped(path, value):
         files = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():
-            archive.writestr(name, pickle.dumps(value) if name.endswith("data.pkl") else data)
+            archive.writestr(name, pickle.dumps(value, 2) if name.endswith("data.pkl") else data)
 
 
 @pytest.mark.parametrize("file", ["model.pt", "extra.pt", "io_state_0.pt"])
