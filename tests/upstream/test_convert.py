@@ -380,6 +380,26 @@ def test_rows_of_foreign_slices_are_left_out_with_a_warning(tmp_path, caplog):
     assert [problem.expected for problem in verify(folder)] == ["parts with all slices"]
 
 
+def test_slices_that_no_part_has_are_not_taken_for_empty(tmp_path):
+    users = {"id": [1, 300], "embedding": np.ones((2, 1), "<f4")}
+    folder = reference.write(tmp_path / "up", {"a": users}, shards=2, slices=[(0, 100), (200, 400)])
+    reader = open_upstream(folder)
+    for slices in [None, (50, 300), (100, 200), (300, 401)]:
+        with pytest.raises(MismatchError, match="no part holds slice (100|400) of 65536"):
+            list(reader.read_rows("a", slices))
+    assert [rows.ids.tolist() for rows in reader.read_rows("a", (200, 400))] == [[300]]
+
+
+def test_a_checkpoint_is_not_made_of_fewer_rows_than_it_says(tmp_path):
+    with CheckpointWriter(tmp_path / "up", [NewBlock("w", "F32", (2,))], 1, 1) as writer:
+        writer.append("w", torch.ones(1))
+        with pytest.raises(ValueError, match="fewer rows"):
+            writer.publish()
+        with pytest.raises(ValueError, match="more rows"):
+            writer.append("w", torch.ones(2))
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("lost", [-1, 2**52])
 def test_ids_that_lose_bits_in_a_coalesced_table_are_refused(tmp_path, lost):
     users = {"id": [7, lost], "embedding": np.ones((2, 1), "<f4")}
