@@ -15,8 +15,11 @@ from recis.serialize.checks import check_table, inside
 from recis.serialize.saver import MODEL
 from recis.snapshot.errors import DamagedError, MismatchError
 from recis.snapshot.header import DTYPES
-from recis.snapshot.read import SnapshotReader, open_snapshot
+from recis.snapshot.read import SnapshotReader
+from recis.snapshot.upstream.read import Group, UpstreamReader, open_any
 from recis.snapshot.verify import verify
+
+Reader = SnapshotReader | UpstreamReader
 
 
 class Loader:
@@ -25,9 +28,12 @@ class Loader:
     Each table takes the ids of its `slice` and leaves the others. Ids that it holds already keep
     their rows and get the saved values; other rows stay, unless `clear`.
 
+    A checkpoint of RecIS 1.0 is loaded in the same way: each child of a table takes the rows that
+    were saved under its name. It has no checksums and nothing of hooks but their slots.
+
     Args:
-        checkpoint_path: a directory of snapshots, whose newest is loaded, or one of them; local
-            or an fsspec URL.
+        checkpoint_path: a directory of snapshots, whose newest is loaded, or one of them; or a
+            checkpoint of RecIS 1.0, the directory with the file `index`. Local or an fsspec URL.
         hashtables: tables by name, as `filter_out_sparse_param(model)` gives them, or modules.
         tensors: dense tensors by name, which are written in place.
         parallel: threads that read.
@@ -76,7 +82,7 @@ class Loader:
         self._track = track
 
     def load(self) -> int:
-        """Loads it and returns its step.
+        """Loads it and returns its step; of a checkpoint of RecIS 1.0, that of `ckpt_<step>` or 0.
 
         Raises:
             FileNotFoundError: there is no snapshot.
@@ -84,8 +90,17 @@ class Loader:
                 slice_size; nothing has changed.
             RuntimeError: it is damaged, or a later version wrote it; nothing has changed.
         """
-        reader = open_snapshot(self._path, strict=self._strict)
+        reader = open_any(self._path, strict=self._strict)
         tables, tensors = chosen(self._filter, self._tables, self._tensors)
+        if isinstance(reader, UpstreamReader):
+            if self._track:
+                raise MismatchError(
+                    f"{reader.files.url}: no delta can follow a checkpoint of RecIS 1.0: load it "
+                    "with track=False, and save a snapshot with track=True"
+                )
+            reader = reader.grouped(
+                {name: Group(tuple(t.children), t.coalesced) for name, t in tables.items()}
+            )
         for name, table in tables.items():
             check_table(f"{reader.files.url}, table {name!r}", reader.table(name), table)
         dense = _dense(reader, tensors)
@@ -93,7 +108,10 @@ class Loader:
             name: HashtableHookFactory().merge_states(reader.policies(name), inside(table.slice))
             for name, table in tables.items()
         }
-        if any(len(table) for table in tables.values()):
+        if isinstance(reader, UpstreamReader):
+            for name, table in tables.items():
+                reader.check_ids(name, _slices(table))
+        elif any(len(table) for table in tables.values()):
             # What they have could not be brought back.
             problems = verify(reader.files.url)
             if problems:
@@ -119,23 +137,28 @@ class Loader:
             table.policies.load(name, policies[name])
         return reader.manifest.step
 
-    def _load_table(self, reader: SnapshotReader, name: str, table: Table) -> None:
+    def _load_table(self, reader: Reader, name: str, table: Table) -> None:
         about = reader.table(name)
-        for slot in about.slots[1:]:
-            table.add_slot(slot.name, DTYPES[slot.dtype], slot.shape, slot.initial)
+        known = {slot.name() for slot in table.slot_group().slots()}
+        for slot in about.slots:
+            if slot.name not in known:
+                table.add_slot(slot.name, DTYPES[slot.dtype], slot.shape, slot.initial)
         if self._clear:
             table.clear()
         fresh = len(table) == 0
         table.track(False)
-        part = (table.slice.slice_begin, table.slice.slice_end)
-        for rows in reader.read_rows(name, part, parallel=self._parallel):
+        for rows in reader.read_rows(name, _slices(table), parallel=self._parallel):
             table.restore(rows.ids, rows.slots)
         # Rows that were there before are not in the snapshot: no delta to it could tell.
         table.track(self._track and fresh)
         table.known_since = reader.checksum if self._track and fresh else None
 
 
-def _dense(reader: SnapshotReader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _slices(table: Table) -> tuple[int, int]:
+    return table.slice.slice_begin, table.slice.slice_end
+
+
+def _dense(reader: Reader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The dense tensors that are to be loaded."""
     if not tensors:
         return {}

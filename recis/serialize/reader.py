@@ -9,17 +9,20 @@ from torch import Tensor
 
 from recis.serialize.saver import MODEL
 from recis.snapshot.header import DTYPES
-from recis.snapshot.read import open_snapshot
+from recis.snapshot.read import SnapshotReader
+from recis.snapshot.upstream.read import open_any
 
 
 class CheckpointReader:
     """Names, shapes and values of what a snapshot holds.
 
     A slot of a table is named `<table>@<slot>`, its ids `<table>@id`; dense tensors have their
-    own names. Rows are ordered by slice, and by id in a slice.
+    own names. Rows are ordered by slice, and by id in a slice; of a checkpoint of RecIS 1.0, as
+    they are in its files, part by part.
 
     Args:
-        path: a directory of snapshots, whose newest is read, or one of them.
+        path: a directory of snapshots, whose newest is read, or one of them; or a checkpoint of
+            RecIS 1.0, where each child of a coalesced table is a table.
 
     Raises:
         FileNotFoundError: there is no snapshot.
@@ -27,7 +30,7 @@ class CheckpointReader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._reader = open_snapshot(path)
+        self._reader = open_any(path)
         self._dense: dict[str, Tensor] = (
             self._reader.dense(MODEL) if MODEL in self._reader.dense_names() else {}
         )
@@ -46,9 +49,10 @@ class CheckpointReader:
         table, slot = self._place(name)
         about = self._reader.table(table)
         shape = next((list(s.shape) for s in about.slots if s.name == slot), [])
-        if len(self._reader.sources(table)) == 1:
+        reader = self._reader
+        if isinstance(reader, SnapshotReader) and len(reader.sources(table)) == 1:
             return [about.rows, *shape]
-        pieces = self._reader.read_rows(table, slots=[])
+        pieces = reader.read_rows(table, slots=[])
         return [sum(piece.ids.numel() for piece in pieces), *shape]
 
     def tensor_dtype(self, name: str) -> torch.dtype:

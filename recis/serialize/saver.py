@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from recis._slices import gen_slice
 from recis._table import Table
 from recis.serialize.blocks import FilterBlocks, chosen, every_block, tables_of
 from recis.serialize.shards import Shards
+from recis.serialize.upstream_target import UpstreamTarget
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.manifest import Manifest, Parent, StateFile, TableInfo
 from recis.snapshot.names import check_table, policies_path, shard_name
@@ -57,6 +58,10 @@ class Saver:
         shard_states: the same, but each shard saves its own.
         pool_bytes: memory for what training changes before it is written; when it is full,
             training waits.
+        format: "recis-1.0" makes `path` itself a checkpoint that RecIS 1.0 can read, with up to
+            `parallel` data files a shard: of all shards once the last is done. It is written by
+            way of a snapshot beside it, so takes twice the space for a while, and has neither
+            states nor deltas.
 
     Example:
         >>> from recis.nn import HashTable
@@ -85,8 +90,20 @@ class Saver:
         states: Mapping[str, Any] | None = None,
         shard_states: Mapping[str, Any] | None = None,
         pool_bytes: int = 1 << 28,
+        format: Literal["snapshot", "recis-1.0"] = "snapshot",
     ) -> None:
         gen_slice(shard_index, shard_num)
+        if format not in ("snapshot", "recis-1.0"):
+            raise ValueError(f"format must be 'snapshot' or 'recis-1.0', found {format!r}")
+        self._upstream: UpstreamTarget | None = None
+        if format == "recis-1.0":
+            if parent is not None or track or states or shard_states:
+                raise ValueError(
+                    "format 'recis-1.0' has no deltas and no states: leave out parent, track, "
+                    "states and shard_states, or save a snapshot"
+                )
+            self._upstream = UpstreamTarget(path, parallel)
+            path = self._upstream.root
         self._shards = Shards(shard_index, shard_num)
         self._parallel = max(1, min(parallel, _MOST_PARTS))
         self._path = os.fspath(path)
@@ -109,13 +126,15 @@ class Saver:
         """Saves the tables as of now, and returns once that survives a crash.
 
         Args:
-            step: of training; default, one more than that of the newest snapshot.
+            step: of training; default, one more than that of the newest snapshot. RecIS 1.0's
+                format has no place for it.
 
         Returns:
             The path or URL of the snapshot.
 
         Raises:
-            FileExistsError: there is one of this step.
+            FileExistsError: there is one of this step; in RecIS 1.0's format, `path` holds
+                something.
             ValueError: for a delta, the parent is not what these tables have changed since.
             RuntimeError: a table is being saved already.
             OSError: it cannot be written. Earlier snapshots are intact.
@@ -139,6 +158,9 @@ class Saver:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.wait()
+        if self._upstream is not None:
+            self._upstream.check()
+            step = 0
         if step is None:
             step = max(steps(self._path), default=-1) + 1
         tables, tensors = chosen(self._filter, self._tables, self._tensors)
@@ -153,6 +175,7 @@ class Saver:
             cuts=_take_cuts(tables, parent is not None, self._track, self._pool_bytes),
             tensors=tensors,
             states=self._states,
+            upstream=self._upstream,
         )
 
     def _parent_of(self, tables: dict[str, Table], step: int) -> Parent:
@@ -220,8 +243,10 @@ class _Save:
         cuts: dict[str, tuple[Table, _engine.Cut, dict[str, tuple[Any, ...]]]],
         tensors: dict[str, Tensor],
         states: dict[str, Any],
+        upstream: UpstreamTarget | None,
     ) -> None:
         self._path = path
+        self._upstream = upstream
         self._step = step
         self._shards = shards
         self._parallel = parallel
@@ -238,7 +263,10 @@ class _Save:
 
     def run(self) -> str:
         try:
-            path, checksum = self._shards.save(self._path, self._step, self._write)
+            if self._upstream is not None:
+                path, checksum = self._upstream.save(self._shards, self._step, self._write), ""
+            else:
+                path, checksum = self._shards.save(self._path, self._step, self._write)
         except BaseException:
             self._abandon()
             raise

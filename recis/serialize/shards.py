@@ -52,13 +52,20 @@ class Shards:
             if found != [value] * self.count:
                 raise SnapshotError(f"{what}: the workers have found {found}")
 
-    def save(self, root: str, step: int, write: Callable[[Draft], Manifest]) -> tuple[str, str]:
+    def save(
+        self,
+        root: str,
+        step: int,
+        write: Callable[[Draft], Manifest],
+        publish: Callable[[Draft, Manifest], object] = Draft.publish,
+    ) -> tuple[str, str]:
         """Has a shard written into a draft, and publishes the snapshot once all are.
 
         Args:
             root: the directory of snapshots.
             step: of the snapshot.
             write: writes this shard and returns the manifest of a snapshot that has no other.
+            publish: what one process does with all of them.
 
         Returns:
             Its path and the checksum of its manifest, "" if another process will publish it.
@@ -67,15 +74,20 @@ class Shards:
             SnapshotError: another shard failed: nothing was published.
         """
         if self.grouped:
-            return self._save_together(root, step, write)
+            return self._save_together(root, step, write, publish)
         if self.count > 1:
-            return self._save_apart(root, step, write)
+            return self._save_apart(root, step, write, publish)
         with Draft(root, step) as draft:
             manifest = write(draft)
-            return draft.publish(manifest), Manifest.checksum(manifest.to_bytes())
+            publish(draft, manifest)
+            return f"{draft.root}/{step_name(step)}", Manifest.checksum(manifest.to_bytes())
 
     def _save_together(
-        self, root: str, step: int, write: Callable[[Draft], Manifest]
+        self,
+        root: str,
+        step: int,
+        write: Callable[[Draft], Manifest],
+        publish: Callable[[Draft, Manifest], object],
     ) -> tuple[str, str]:
         token = [secrets.token_hex(8)]
         dist.broadcast_object_list(token, src=0, group=self._group)
@@ -101,7 +113,7 @@ class Shards:
                 whole = _merge([r["manifest"] for r in reports])
                 if self.index == 0:
                     try:
-                        draft.publish(whole)
+                        publish(draft, whole)
                     except BaseException as failure:
                         error = failure
                         outcome = [f"shard 0: {type(failure).__name__}: {failure}"]
@@ -113,7 +125,11 @@ class Shards:
         return path, Manifest.checksum(whole.to_bytes())
 
     def _save_apart(
-        self, root: str, step: int, write: Callable[[Draft], Manifest]
+        self,
+        root: str,
+        step: int,
+        write: Callable[[Draft], Manifest],
+        publish: Callable[[Draft, Manifest], object],
     ) -> tuple[str, str]:
         name = f"{DRAFT_PREFIX}{step_name(step)}-shards"
         # Others may still be writing when this process is done: it does not own the draft.
@@ -136,7 +152,7 @@ class Shards:
                     return path, ""  # another will be the last
             whole = _merge(reports)
             try:
-                draft.publish(whole)
+                publish(draft, whole)
             except (FileExistsError, FileNotFoundError):
                 # Two were the last.
                 files = open_files(path)

@@ -32,6 +32,7 @@ from recis.snapshot.manifest import (
 from recis.snapshot.names import MANIFEST, parse_step, step_name
 from recis.snapshot.publish import steps
 from recis.snapshot.sparse_file import Array, SparseFile, slices_of
+from recis.snapshot.upstream.names import is_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -247,6 +248,7 @@ def open_snapshot(
         return _open_step(root, step)
     found_steps = steps(root)
     if not found_steps:
+        check_not_upstream(root)
         raise FileNotFoundError(f"{url}: there is no snapshot in it")
     refused: SnapshotError | None = None
     for candidate in reversed(found_steps):
@@ -263,6 +265,16 @@ def open_snapshot(
             return found
     assert refused is not None
     raise refused
+
+
+def check_not_upstream(url: str) -> None:
+    """Raises MismatchError, which says what to do, if this is a checkpoint of RecIS 1.0."""
+    if is_checkpoint(open_files(url)):
+        raise MismatchError(
+            f"{url} is a checkpoint of RecIS 1.0, not a snapshot: import it first with "
+            f"`recis-ckpt import {url} SNAPSHOTS`; recis.serialize.Loader and CheckpointReader, "
+            "and recis-ckpt inspect and verify, take it as it is"
+        )
 
 
 def split_url(url: str | os.PathLike[str]) -> tuple[str, int | None]:

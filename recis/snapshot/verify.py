@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from recis.snapshot.errors import DamagedError
+from recis.snapshot.errors import DamagedError, MismatchError
 from recis.snapshot.manifest import FileInfo, StateFile
 from recis.snapshot.publish import steps
 from recis.snapshot.read import SnapshotReader, check_follows, read_chain, split_url
 from recis.snapshot.sparse_file import SparseFile
+from recis.snapshot.upstream.read import is_upstream, open_upstream
 
 Level = Literal["quick", "full", "deep"]
 
@@ -46,7 +47,9 @@ def verify(
     """Looks at a snapshot, and at those it is a delta to, in bounded memory.
 
     Args:
-        url: a snapshot, or a directory of them, whose newest is taken.
+        url: a snapshot, or a directory of them, whose newest is taken; or a checkpoint of
+            RecIS 1.0. That has no checksums: "quick" holds its files against one another, "full"
+            and "deep" look for ids that are there twice.
         level: "quick": manifests, sizes and headers. "full": every byte. "deep": also that ids
             are in order, in their slices, and nowhere twice.
         progress: called with `(bytes done, bytes in all)` as files are done.
@@ -62,6 +65,8 @@ def verify(
     """
     if level not in ("quick", "full", "deep"):
         raise ValueError(f"level must be 'quick', 'full' or 'deep', found {level!r}")
+    if is_upstream(url):
+        return list(_verify_upstream(url, level, finite))
     root, own = split_url(url)
     step = own if own is not None else max(steps(root), default=None)
     if step is None:
@@ -89,6 +94,28 @@ def verify(
             if progress is not None:
                 progress(done, total)
     return sorted(problems, key=lambda p: (p.path, p.tensor or "", p.slices or (0, 0)))
+
+
+def _verify_upstream(url: str | os.PathLike[str], level: Level, finite: bool) -> Iterator[Problem]:
+    try:
+        reader = open_upstream(url)
+    except DamagedError as error:
+        yield _problem(error)
+        return
+    for name in reader.manifest.tables if level != "quick" else ():
+        try:
+            reader.check_ids(name)
+            for rows in reader.read_rows(name) if finite else ():
+                for slot, values in rows.slots.items():
+                    if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+                        found = "infinite ones or no number"
+                        yield Problem(
+                            reader.files.url, f"{name}@{slot}", None, found, "finite values"
+                        )
+        except DamagedError as error:
+            yield _problem(error)
+        except MismatchError as error:
+            yield Problem(reader.files.url, name, None, str(error), "parts with all slices")
 
 
 def _problem(error: DamagedError) -> Problem:

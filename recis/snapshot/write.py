@@ -339,7 +339,7 @@ class _PartWriter:
         for name, values in columns.items():
             at = self._data + self._tensors[name].begin
             row_bytes = values.nbytes // max(1, len(values))
-            _put(self._handle, bytes_of(values), at + self._rows * row_bytes)
+            put(self._handle, bytes_of(values), at + self._rows * row_bytes)
         self._rows += len(rows.ids)
 
     def finish(self) -> FileInfo:
@@ -354,11 +354,11 @@ class _PartWriter:
                 first = int(self._offsets[group * GROUP_SLICES])
                 last = int(self._offsets[min((group + 1) * GROUP_SLICES, len(self._offsets) - 1)])
                 data = bytearray((last - first) * row_bytes)
-                _get(self._handle, data, self._data + spec.begin + first * row_bytes)
+                get(self._handle, data, self._data + spec.begin + first * row_bytes)
                 sums[group, column] = xxh3(data)
         of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(columns)}
         for name, values in [("slice_offsets", self._offsets), ("checksums", sums)]:
-            _put(
+            put(
                 self._handle,
                 values.reshape(-1).view(np.uint8),
                 self._data + self._tensors[name].begin,
@@ -404,7 +404,7 @@ def _finish(
     end = len(head) + max(spec.end for spec in tensors.values())
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        _put(handle, np.frombuffer(head, np.uint8), 0)
+        put(handle, np.frombuffer(head, np.uint8), 0)
         os.ftruncate(handle, end)
         os.fsync(handle)
     finally:
@@ -435,7 +435,8 @@ def _split(rows: Rows, count: int) -> tuple[Rows, Rows | None]:
     return first, rest
 
 
-def _put(handle: int, data: Array, offset: int) -> None:
+def put(handle: int, data: Array, offset: int) -> None:
+    """Writes bytes, uint8 `(n,)`, to an open file; an error names the file."""
     view, done = data.data, 0
     try:
         while done < len(view):
@@ -445,7 +446,8 @@ def _put(handle: int, data: Array, offset: int) -> None:
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def _get(handle: int, buffer: bytearray, offset: int) -> None:
+def get(handle: int, buffer: Any, offset: int) -> None:
+    """Fills a writable contiguous buffer with bytes of an open file."""
     view, done = memoryview(buffer), 0
     while done < len(view):
         count = os.preadv(handle, [view[done:]], offset + done)

@@ -14,12 +14,19 @@ from recis.snapshot.names import MANIFEST
 from recis.snapshot.read import SnapshotReader, open_snapshot
 from recis.snapshot.sources import is_store, open_source
 from recis.snapshot.stores import slots_in
+from recis.snapshot.upstream.names import step_of
+from recis.snapshot.upstream.read import UpstreamReader, is_upstream, open_upstream
 from recis.store import Store
 from recis_ckpt.output import JsonOption, print_json, print_table, say, size
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A snapshot, a directory of them, or a store.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="A snapshot, a directory of them, a store, or a checkpoint of RecIS 1.0."
+        ),
+    ],
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw slices, norms of embeddings and counters of a sample to this PNG."),
@@ -30,7 +37,12 @@ def inspect(
 
     Example: recis-ckpt inspect run7/snapshots --json
     """
-    about = _of_store(path) if is_store(path) else _of_snapshot(open_snapshot(path))
+    if is_store(path):
+        about = _of_store(path)
+    elif is_upstream(path):
+        about = _of_upstream(open_upstream(path))
+    else:
+        about = _of_snapshot(open_snapshot(path))
     if plot is not None:
         from recis_ckpt.plot import draw
 
@@ -103,6 +115,39 @@ def _of_store(path: str) -> dict[str, Any]:
         }
 
 
+def _of_upstream(reader: UpstreamReader) -> dict[str, Any]:
+    checkpoint = reader.checkpoint
+    blocks = checkpoint.dense
+    dense = {name: blocks[name].spec.end - blocks[name].spec.begin for name in sorted(blocks)}
+    tables: dict[str, dict[str, Any]] = {}
+    for name, child in checkpoint.children.items():
+        rows = [part.rows for part in child.parts]
+        row_bytes = 8 + sum(slot.row_bytes for slot in child.slots)
+        tables[name] = {
+            "rows": sum(rows),
+            "deleted": 0,
+            "bytes": sum(rows) * row_bytes,
+            "row_bytes": row_bytes,
+            "files": len({b.path for p in child.parts for b in (p.ids, *p.slots.values())}),
+            "slots": [_slot(slot) for slot in child.slots],
+            "slice_size": child.slice_size,
+            "slice_skew": None,  # no header says
+            "shard_skew": _skew(rows),
+            "info": {},
+        }
+    return {
+        "kind": "checkpoint of RecIS 1.0",
+        "path": reader.files.url,
+        "step": step_of(reader.files.url),
+        "epoch": None,
+        "world_size": checkpoint.shards,
+        "age_seconds": None,
+        "bytes": sum(dense.values()) + sum(table["bytes"] for table in tables.values()),
+        "dense": dense,
+        "tables": tables,
+    }
+
+
 def _slot(slot: SlotInfo) -> dict[str, Any]:
     return {
         "name": slot.name,
@@ -130,7 +175,7 @@ def _show(about: dict[str, Any]) -> None:
         numbers: list[object] = ["-"] * 6
         if "rows" in table:
             numbers = [table["rows"], table["deleted"], size(table["bytes"]), table["files"]]
-            numbers += [table["slice_skew"], table["shard_skew"]]
+            numbers += [table["slice_skew"] or "-", table["shard_skew"]]
         rows.append([name, *numbers, slots])
     columns = ["table", "rows", "deleted", "bytes", "files", "slice skew", "shard skew", "slots"]
     print_table("tables", columns, rows)

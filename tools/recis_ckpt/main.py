@@ -2,7 +2,7 @@
 
 import typer
 
-from recis_ckpt import cat, diff, gc, inspect, rewrite, store, verify
+from recis_ckpt import cat, diff, gc, inspect, rewrite, store, upstream, verify
 from recis_ckpt.errors import Commands
 
 app = typer.Typer(
@@ -25,4 +25,6 @@ app.command()(rewrite.reshard)
 app.command()(rewrite.compact)
 app.command()(diff.diff)
 app.command()(cat.cat)
+app.command("import")(upstream.import_)
+app.command()(upstream.export)
 app.command()(gc.gc)

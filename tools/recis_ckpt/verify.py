@@ -8,6 +8,7 @@ import typer
 from recis.snapshot import verify as library
 from recis.snapshot.sources import is_store
 from recis.snapshot.stores import open_table
+from recis.snapshot.upstream.read import is_upstream
 from recis.store import Store
 from recis_ckpt.errors import FOUND
 from recis_ckpt.output import JsonOption, print_json, progress, say
@@ -22,7 +23,12 @@ class Level(str, Enum):
 
 
 def verify(
-    path: Annotated[str, typer.Argument(help="A snapshot, a directory of them, or a store.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="A snapshot, a directory of them, a store, or a checkpoint of RecIS 1.0."
+        ),
+    ],
     level: Annotated[
         Level,
         typer.Option(
@@ -45,6 +51,8 @@ def verify(
         say(f"{len(problems)} damaged places")
     else:
         say(f"{path}: no damage found, level {level.value}")
+        if is_upstream(path):
+            say("RecIS 1.0 writes no checksums: values are not verified")
     if problems:
         raise typer.Exit(FOUND)
 
