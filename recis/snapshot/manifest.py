@@ -18,9 +18,8 @@ from recis.snapshot.names import MANIFEST, MANIFEST_CHECKSUM, check_path, check_
 FORMAT_NAME = "recis-snapshot"
 MAJOR = 1
 MINOR = 0
-MAX_BYTES = 256 << 20
 MAX_SLICES = 1 << 20
-_MAX_VALUES = 1 << 22
+MAX_SLOTS = 256
 _NOT_FINITE = ("nan", "inf", "-inf")  # JSON has no numbers for them
 
 
@@ -170,9 +169,7 @@ class Manifest:
             DamagedError: it contradicts itself or the format.
             SnapshotError: a later version of recis wrote it.
         """
-        if len(data) > MAX_BYTES:
-            raise DamagedError(path, f"at most {MAX_BYTES} bytes", f"{len(data)}")
-        top = _Fields(strict_json.load(data, path, _MAX_VALUES), path, "the manifest")
+        top = _Fields(strict_json.load(data, path), path, "the manifest")
         if top.text("format") != FORMAT_NAME:
             raise top.damaged(f"format {FORMAT_NAME!r}", repr(top.text("format")))
         requires = tuple(top.texts("requires"))
@@ -217,8 +214,8 @@ def read_manifest(files: Files) -> tuple[Manifest, str]:
     """
     name, sum_name = files.name(MANIFEST), files.name(MANIFEST_CHECKSUM)
     size = files.size(MANIFEST)
-    if size > MAX_BYTES:
-        raise DamagedError(name, f"at most {MAX_BYTES} bytes", f"{size}")
+    if size > strict_json.MAX_BYTES:
+        raise DamagedError(name, f"at most {strict_json.MAX_BYTES} bytes", f"{size}")
     try:
         sum_size = files.size(MANIFEST_CHECKSUM)
     except FileNotFoundError:
@@ -367,8 +364,8 @@ def _parse_table(fields: _Fields) -> TableInfo:
         ),
     )
     names = [slot.name for slot in table.slots]
-    if not names or len(set(names)) != len(names):
-        raise fields.damaged("slots of different names, at least one", repr(names))
+    if not 0 < len(names) <= MAX_SLOTS or len(set(names)) != len(names):
+        raise fields.damaged(f"1 to {MAX_SLOTS} slots of different names", repr(names))
     if not 0 < table.slice_size <= MAX_SLICES:
         raise fields.damaged(f"slice_size in [1, {MAX_SLICES}]", str(table.slice_size))
     _check_cover(table, fields)

@@ -26,7 +26,7 @@ from recis.store import Store
 SLICE_SIZE = 65536
 """Into how many slices a store's rows are put, where nothing else says so."""
 
-_PIECE_BYTES = 32 << 20
+_PIECE_BYTES = 4 << 20
 
 
 class Source(ABC):

@@ -16,7 +16,8 @@ from recis import _engine
 from recis._state import encode
 from recis._tensors import DTYPES as ENGINE_DTYPES
 from recis.snapshot import header
-from recis.snapshot.checksum import bytes_of, to_hex, xxh3
+from recis.snapshot.checksum import Xxh3, bytes_of, to_hex, xxh3
+from recis.snapshot.files import PIECE_BYTES, Bytes
 from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
 from recis.snapshot.names import check_table, deleted_path, rows_path
 from recis.snapshot.publish import Draft
@@ -347,15 +348,19 @@ class _PartWriter:
         columns = ["ids", *(f"slot/{slot.name}" for slot in self._slots)]
         groups = group_count(len(self._offsets) - 1)
         sums = np.zeros((groups, len(columns)), "<u8")
+        buffer = np.empty(PIECE_BYTES, np.uint8)
         for column, name in enumerate(columns):
             spec = self._tensors[name]
             row_bytes = (spec.end - spec.begin) // max(1, self._file.rows)
             for group in range(groups):
                 first = int(self._offsets[group * GROUP_SLICES])
                 last = int(self._offsets[min((group + 1) * GROUP_SLICES, len(self._offsets) - 1)])
-                data = bytearray((last - first) * row_bytes)
-                _get(self._handle, data, self._data + spec.begin + first * row_bytes)
-                sums[group, column] = xxh3(data)
+                state = Xxh3()
+                for at in range(first * row_bytes, last * row_bytes, PIECE_BYTES):
+                    piece = buffer[: last * row_bytes - at]
+                    _get(self._handle, piece, self._data + spec.begin + at)
+                    state.update(piece)
+                sums[group, column] = state.digest()
         of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(columns)}
         for name, values in [("slice_offsets", self._offsets), ("checksums", sums)]:
             _put(
@@ -416,12 +421,15 @@ def write_file(
     draft: Draft, relative: str, pieces: list[Any], shard: int = 0, shards: int = 1
 ) -> StateFile:
     """Writes a file of these bytes-like pieces, durably."""
-    data = b"".join(pieces)
+    state = Xxh3()
     with open(draft.path(relative), "wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
+            state.update(piece)
+        size = file.tell()
         file.flush()
         os.fsync(file.fileno())
-    return StateFile(relative, len(data), to_hex(xxh3(data)), shard, shards)
+    return StateFile(relative, size, to_hex(state.digest()), shard, shards)
 
 
 def _split(rows: Rows, count: int) -> tuple[Rows, Rows | None]:
@@ -445,8 +453,8 @@ def _put(handle: int, data: Array, offset: int) -> None:
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def _get(handle: int, buffer: bytearray, offset: int) -> None:
-    view, done = memoryview(buffer), 0
+def _get(handle: int, buffer: Bytes, offset: int) -> None:
+    view, done = buffer.data, 0
     while done < len(view):
         count = os.preadv(handle, [view[done:]], offset + done)
         if count == 0:
