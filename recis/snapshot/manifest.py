@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from recis._slices import gen_slice
 from recis.snapshot import strict_json
 from recis.snapshot.checksum import to_hex, xxh3
 from recis.snapshot.errors import DamagedError, SnapshotError
@@ -422,10 +423,24 @@ def _check_cover(table: TableInfo, fields: _Fields) -> None:
                     f"{file.path} with [{file.slice_begin}, {file.slice_end})",
                 )
             end = file.slice_end
+            _check_shard(file, table.slice_size, fields)
         if end != table.slice_size and (files or kind == "rows"):
             raise fields.damaged(f"files of {kind} up to slice {table.slice_size}", f"to {end}")
         if sum(file.rows for file in files) != rows:
             raise fields.damaged(f"files of {rows} {kind}", str(sum(f.rows for f in files)))
+
+
+def _check_shard(file: FileInfo, slice_size: int, fields: _Fields) -> None:
+    """A file holds slices of its shard only."""
+    if file.shard >= file.shards:
+        raise fields.damaged(f"a shard below {file.shards} of {file.path}", str(file.shard))
+    part = gen_slice(file.shard, file.shards, slice_size)
+    if not part.slice_begin <= file.slice_begin <= file.slice_end <= part.slice_end:
+        raise fields.damaged(
+            f"slices of shard {file.shard} of {file.shards}, "
+            f"[{part.slice_begin}, {part.slice_end}), in {file.path}",
+            f"[{file.slice_begin}, {file.slice_end})",
+        )
 
 
 def _check(manifest: Manifest, fields: _Fields) -> None:

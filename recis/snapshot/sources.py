@@ -157,7 +157,10 @@ class _StoreSource(Source):
         return Rows(ids[known], values)
 
     def state_sums(self) -> dict[str, str]:
-        return {"state": to_hex(xxh3(encode(self._store.state(), STATE)))}
+        states = {"state": self._store.state()}
+        for table, hooks in self._store.policies.collect().items():
+            states |= {f"policies/{table}/{hook}": state for hook, state in hooks.items()}
+        return {name: to_hex(xxh3(encode(state, STATE))) for name, state in states.items()}
 
     def close(self) -> None:
         self._store.close()

@@ -171,6 +171,18 @@ class SparseFile:
         first = (begin - self.info.slice_begin) // GROUP_SLICES
         return first, group_count(end - self.info.slice_begin)
 
+    def groups_of_ids(self, ids: Array) -> Array:
+        """The groups of those of these ids, int64 `(n,)`, whose slices the file holds."""
+        slices = slices_of(ids, self._slice_size).astype(np.int64)
+        inside = (slices >= self.info.slice_begin) & (slices < self.info.slice_end)
+        groups: Array = (slices[inside] - self.info.slice_begin) // GROUP_SLICES
+        return groups
+
+    def groups_of_rows(self, rows: Array) -> Array:
+        """The groups of these rows of the file, int64 `(n,)`."""
+        groups: Array = (np.searchsorted(self.offsets, rows, side="right") - 1) // GROUP_SLICES
+        return groups
+
     def row_range(self, begin: int, end: int) -> tuple[int, int]:
         """The rows `(first, past the last)` of slices `[begin, end)`, cut to the file's."""
         at = self.info.slice_begin
@@ -286,6 +298,15 @@ class SparseFile:
                 tensor="ids",
                 slices=(slice_, slice_ + 1),
             )
+
+    def check_group(self, tensor: str, group: int, whole: Bytes) -> None:
+        """Raises DamagedError unless a group is as it was written, `whole` being all the file."""
+        first, last = self.row_range(*self.group_slices(group))
+        begin, row_bytes = self.begin[tensor], self.row_bytes(tensor)
+        values = whole[begin + first * row_bytes : begin + last * row_bytes]
+        self._compare_group(tensor, group, xxh3(values))
+        if tensor == "ids":
+            self.check_ids(np.frombuffer(values, "<i8"), first)
 
     def _compare_group(self, tensor: str, group: int, found: int) -> None:
         expected = int(self._sums[group, self.columns()[tensor]])
