@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recis._state import decode
 from recis._tensors import new_output
+from recis.snapshot import strict_json
 from recis.snapshot.checksum import Xxh3, to_hex, xxh3
 from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
 from recis.snapshot.files import Bytes, Files, open_files
@@ -233,6 +234,7 @@ class SnapshotReader:
 
     def _state(self, file: StateFile) -> Any:
         data = self.read_whole(file)
+        check_state(data, self.files.name(file.path))
         try:
             return decode(bytes(data), STATE)
         except Exception as error:  # the bytes are not trusted: anything may come of them
@@ -242,6 +244,15 @@ class SnapshotReader:
 
     def __repr__(self) -> str:
         return f"SnapshotReader({self.files.url!r})"
+
+
+def check_state(data: bytes | bytearray, path: str) -> None:
+    """Raises DamagedError if decoding a state could take far more memory than it has bytes."""
+    at = 0
+    for _ in range(2):  # the text, and the header of its tensors
+        length = int.from_bytes(data[at : at + 8], "little")
+        strict_json.check_size(data[at + 8 : at + 8 + min(length, len(data))], path)
+        at += 8 + length
 
 
 def open_snapshot(

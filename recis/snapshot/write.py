@@ -17,11 +17,12 @@ from recis._state import encode
 from recis._tensors import DTYPES as ENGINE_DTYPES
 from recis.snapshot import header
 from recis.snapshot.checksum import Xxh3, bytes_of, to_hex, xxh3
+from recis.snapshot.errors import DamagedError
 from recis.snapshot.files import PIECE_BYTES, Bytes
 from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
 from recis.snapshot.names import check_table, deleted_path, rows_path
 from recis.snapshot.publish import Draft
-from recis.snapshot.read import STATE, Rows
+from recis.snapshot.read import STATE, Rows, check_state
 from recis.snapshot.sparse_file import (
     GROUP_SLICES,
     Array,
@@ -251,8 +252,17 @@ def write_state(
 
     Raises:
         TypeError: something else is among them; the message names its place.
+        ValueError: there are too many of them; a tensor may be of any size.
     """
-    return write_file(draft, relative, [encode(value, STATE)], shard, shards)
+    data = encode(value, STATE)
+    try:
+        check_state(data, relative)
+    except DamagedError as error:
+        raise ValueError(
+            f"{relative}: a state has too many values: put long lists into tensors. Expected "
+            f"{error.expected}, found {error.found}"
+        ) from None
+    return write_file(draft, relative, [data], shard, shards)
 
 
 def write_tensors(draft: Draft, relative: str, tensors: dict[str, Tensor]) -> StateFile:
