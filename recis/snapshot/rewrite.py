@@ -11,9 +11,12 @@ import numpy as np
 from recis.nn.modules.hashtable import gen_slice
 from recis.snapshot.manifest import FileInfo, StateFile, TableInfo
 from recis.snapshot.publish import Draft
-from recis.snapshot.read import READ_BYTES, Rows, SnapshotReader
+from recis.snapshot.read import Rows, SnapshotReader
 from recis.snapshot.sparse_file import Array
 from recis.snapshot.write import PART_BYTES, collect, count_slices, write_rows
+
+READ_BYTES = 8 << 20
+"""Of rows that are held."""
 
 Progress = Callable[[int, int], object]
 
