@@ -20,7 +20,7 @@ from recis._tensors import new_output
 from recis.snapshot import strict_json
 from recis.snapshot.checksum import Xxh3, to_hex, xxh3
 from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
-from recis.snapshot.files import Bytes, Files, open_files
+from recis.snapshot.files import Bytes, Files, LocalFiles, open_files
 from recis.snapshot.header import DTYPES, parse
 from recis.snapshot.manifest import (
     FileInfo,
@@ -226,6 +226,10 @@ class SnapshotReader:
         files: list[FileInfo | StateFile] = [*self.manifest.dense]
         for table in self.manifest.tables.values():
             files += [*table.files, *table.policies]
+        if isinstance(self.files, LocalFiles):  # where asking takes less than a thread does
+            for file in files:
+                self.check_size(file)
+            return
         with ThreadPoolExecutor(16, "recis-sizes") as pool:
             list(pool.map(self.check_size, files))
 
