@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from recis._slices import gen_slice
 from recis.snapshot import strict_json
 from recis.snapshot.checksum import to_hex, xxh3
@@ -381,7 +383,18 @@ def _parse_slot(fields: _Fields) -> SlotInfo:
         raise fields.damaged(f"a dtype of {', '.join(DTYPES)}", repr(slot.dtype))
     if not 0 < slot.row_bytes < 1 << 40:
         raise fields.damaged("a shape of at least 1 byte and less than 2**40", repr(slot.shape))
+    if not _can_hold(DTYPES[slot.dtype], slot.initial):
+        raise fields.damaged(f"an initial {slot.dtype}", repr(slot.initial))
     return slot
+
+
+def _can_hold(dtype: torch.dtype, value: float) -> bool:
+    if dtype.is_floating_point:
+        return True
+    least, most = (
+        (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    )
+    return value.is_integer() and least <= int(value) <= most
 
 
 def _parse_file(fields: _Fields) -> FileInfo:

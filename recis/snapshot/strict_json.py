@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from recis.snapshot.errors import DamagedError
@@ -33,6 +34,7 @@ def load(data: bytes | bytearray, path: str) -> dict[str, Any]:
             data.decode("ascii"),
             object_pairs_hook=_object,
             parse_int=_int,
+            parse_float=_float,
             parse_constant=_constant,
         )
     except (ValueError, RecursionError) as error:
@@ -75,6 +77,13 @@ def _int(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
+
+
+def _float(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f"a number that is too large: {text[:_DIGITS]}")
+    return found
 
 
 def _constant(text: str) -> NoReturn:

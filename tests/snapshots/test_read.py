@@ -179,6 +179,9 @@ FILE = ("tables", "users", "files", 0)
         set_in("tables", "users", "slots", 0, "shape", [4]),
         set_in("tables", "users", "slots", 0, "name", "seen"),
         set_in("tables", "users", "slots", 0, "initial", "many"),
+        set_in("tables", "users", "slots", 1, "initial", "nan"),
+        set_in("tables", "users", "slots", 1, "initial", 0.5),
+        set_in("tables", "users", "slots", 2, "initial", 128),
         set_in("tables", "users", "slice_size", 0),
         set_in("tables", "users", "slice_size", 2**40),
         set_in("tables", "users", "slice_size", 65535),
@@ -210,6 +213,15 @@ def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, change):
     change_manifest(folder, change)
     with pytest.raises(SnapshotError):
         rows_of(open_snapshot(tmp_path))
+
+
+def test_a_number_that_is_too_large_is_refused(tmp_path):
+    folder = reference.write(tmp_path, 0, {"users": content([1])}, info={"seed": 12345})
+    data = (folder / "MANIFEST.json").read_bytes().replace(b"12345", b"1e999")
+    (folder / "MANIFEST.json").write_bytes(data)
+    (folder / "MANIFEST.json.xxh3").write_text(digits(xxh3(data)) + "\n")
+    with pytest.raises(DamagedError, match="a number"):
+        open_snapshot(tmp_path)
 
 
 def test_a_path_listed_twice_is_refused(tmp_path):
