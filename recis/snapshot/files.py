@@ -165,7 +165,8 @@ class RemoteFiles(Files):
         if not len(view):
             return
         try:
-            data = self._system.cat_file(self._at(path), offset, offset + len(view))
+            # By name: of s3fs, their places are others.
+            data = self._system.cat_file(self._at(path), start=offset, end=offset + len(view))
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.name(path)}: there is no such file") from None
         if len(data) > len(view):

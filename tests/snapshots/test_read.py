@@ -380,6 +380,25 @@ def test_a_url_is_read_through_fsspec(tmp_path):
         memory.rm("/snapshots", recursive=True)
 
 
+def test_ranges_are_asked_for_by_name(tmp_path, monkeypatch):
+    """File systems have other arguments in between, as s3fs does."""
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    cat_file = type(memory).cat_file
+
+    def other(self, path, version_id=None, start=None, end=None):
+        assert version_id is None
+        return cat_file(self, path, start=start, end=end)
+
+    monkeypatch.setattr(type(memory), "cat_file", other)
+    users = content(IDS)
+    reference.write(tmp_path, 3, {"users": users})
+    memory.put(str(tmp_path), "/ranges", recursive=True)
+    try:
+        assert rows_of(open_snapshot("memory://ranges"))[0] == expected(users)
+    finally:
+        memory.rm("/ranges", recursive=True)
+
+
 def test_values_come_with_their_dtypes(tmp_path):
     slots = [(f"slot {dtype}", dtype, (2, 2), 0.0) for dtype in reference.SIZES]
     reference.write(tmp_path, 0, {"users": content(IDS, slots=slots)})
