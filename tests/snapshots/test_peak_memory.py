@@ -20,9 +20,9 @@ from recis.snapshot.rewrite import rewrite
 from recis.snapshot.sources import open_source
 from recis.snapshot.verify import verify
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # a busy machine makes threads wait for one another
 what, root, ids = sys.argv[1], sys.argv[2], sys.argv[3]
-ROWS = 200_000
+ROWS = 150_000
 step = {"spread": 1, "one slice": 65536}[ids]
 
 def status(field):
@@ -84,7 +84,7 @@ def run(tmp_path, *arguments):
 
 @pytest.mark.parametrize("ids", ["spread", "one slice"])
 def test_memory_beside_the_table_is_bounded(tmp_path, ids):
-    """The table has 150 MiB; the bounds are above it, or above what its tools are without it."""
+    """The table has 110 MiB; the bounds are above it, or above what its tools are without it."""
     found = {}
     for what in ("save", "load", "tools"):
         found |= run(tmp_path, what, tmp_path / "snapshots", ids)
