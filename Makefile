@@ -3,6 +3,7 @@
 #   make demo    a year of flights              make test    what must pass
 #   make check   all that CI runs               make bench   the figures of docs/numbers.md
 #   make format  what `make lint` asks for      make torch-matrix   other releases of torch
+#   make fuzz    inputs that do harm, FUZZ_SECONDS for each target
 #
 # PYTHON chooses the interpreter. A recipe that fails leaves no stamp, so run it again.
 
@@ -19,7 +20,7 @@ SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc'
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES))
 TYPED := recis $(wildcard examples tools) engine/fetch_sources.py .ci/torch_matrix.py
 
-.PHONY: demo test check build lint format unit asan tsan bench torch-matrix clean
+.PHONY: demo test check build lint format unit asan tsan bench fuzz torch-matrix clean
 .NOTPARALLEL:
 
 demo: build
@@ -91,6 +92,17 @@ bench: build
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/tiers.py
+
+FUZZ_SECONDS ?= 60
+
+# `make test` replays the corpus without atheris; what is found here belongs into it.
+fuzz: build
+	$(INSTALL) atheris
+	for target in header manifest sparse_file sparse_rows state; do \
+		mkdir -p build/fuzz/$$target; \
+		$(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+			build/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
 
 # One wheel, three torch releases: the oldest we promise, one between, the pinned one.
 torch-matrix: build

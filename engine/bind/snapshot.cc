@@ -9,6 +9,7 @@
 #include "snapshot/find.h"
 #include "snapshot/part_writer.h"
 #include "table/cut.h"
+#define XXH_STATIC_LINKING_ONLY  // for a state of known size
 #include "xxhash.h"
 
 namespace recis::bind {
@@ -21,6 +22,19 @@ PartRange RangeOf(uint32_t slices, uint32_t begin, uint32_t end) {
   }
   return {slices, begin, end};
 }
+
+// A checksum of bytes that come piece by piece.
+class Xxh3 {
+ public:
+  Xxh3() { XXH3_64bits_reset(&state_); }
+  void Update(uintptr_t address, size_t bytes) {
+    XXH3_64bits_update(&state_, Address<const void>(address), bytes);
+  }
+  uint64_t Digest() const { return XXH3_64bits_digest(&state_); }
+
+ private:
+  XXH3_state_t state_;
+};
 
 // Ids alone, as a part that has no slots.
 class IdsSource : public SnapshotSource {
@@ -142,6 +156,10 @@ void InitSnapshot(py::module_& module) {
         return XXH3_64bits(Address<const void>(address), bytes);
       },
       py::arg("address"), py::arg("bytes"), Unlocked());
+  py::class_<Xxh3>(module, "Xxh3")
+      .def(py::init())
+      .def("update", &Xxh3::Update, py::arg("address"), py::arg("bytes"), Unlocked())
+      .def("digest", &Xxh3::Digest);
 }
 
 }  // namespace recis::bind

@@ -15,6 +15,7 @@ from recis.serialize.checks import check_table, inside
 from recis.serialize.saver import MODEL
 from recis.snapshot.errors import DamagedError, MismatchError
 from recis.snapshot.header import DTYPES
+from recis.snapshot.manifest import TableInfo
 from recis.snapshot.read import SnapshotReader
 from recis.snapshot.upstream.read import Group, UpstreamReader, open_any
 from recis.snapshot.verify import verify
@@ -111,24 +112,21 @@ class Loader:
         if isinstance(reader, UpstreamReader):
             for name, table in tables.items():
                 reader.check_ids(name, _slices(table))
-        elif any(len(table) for table in tables.values()):
-            # What they have could not be brought back.
-            problems = verify(reader.files.url)
+        elif any(_cannot_go_back(table, reader.table(name)) for name, table in tables.items()):
+            problems = verify(reader.files.url, "deep")
             if problems:
                 first = problems[0]
                 raise DamagedError(
                     first.path, first.expected, first.found,
                     tensor=first.tensor, slices=first.slices,
                 )  # fmt: skip
-        filled = []
+        empty = [table for table in tables.values() if len(table) == 0]
         try:
             for name, table in tables.items():
-                filled.append((table, len(table) == 0))
                 self._load_table(reader, name, table)
         except BaseException:
-            for table, was_empty in filled:
-                if was_empty:
-                    table.clear()
+            for table in empty:
+                table.clear()
             raise
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -156,6 +154,16 @@ class Loader:
 
 def _slices(table: Table) -> tuple[int, int]:
     return table.slice.slice_begin, table.slice.slice_end
+
+
+def _cannot_go_back(table: Table, about: TableInfo) -> bool:
+    """Whether loading changes more of a table than clearing it takes back."""
+    slots = {slot.name() for slot in table.slot_group().slots()}
+    return (
+        len(table) > 0
+        or table.known_since is not None
+        or any(slot.name not in slots for slot in about.slots)
+    )
 
 
 def _dense(reader: Reader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

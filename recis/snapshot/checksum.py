@@ -17,6 +17,22 @@ def xxh3(data: Any) -> int:
     return int(_engine.xxh3(view.ctypes.data, view.size))
 
 
+class Xxh3:
+    """The checksum of bytes that come piece by piece."""
+
+    def __init__(self) -> None:
+        self._state = _engine.Xxh3()
+
+    def update(self, data: Any) -> None:
+        """Adds what a contiguous bytes-like object holds."""
+        view = np.frombuffer(data, np.uint8)
+        self._state.update(view.ctypes.data, view.size)
+
+    def digest(self) -> int:
+        """Of all pieces so far."""
+        return self._state.digest()
+
+
 def to_hex(checksum: int) -> str:
     """As it stands in text: 16 hexadecimal digits."""
     return f"{checksum:016x}"

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from recis.snapshot.errors import DamagedError, SnapshotError
+
+PIECE_BYTES = 4 << 20
+"""Of a file, where it is read piece by piece."""
+
+Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 
 class Files(ABC):
@@ -48,6 +55,14 @@ class Files(ABC):
         buffer = bytearray(count)
         self.read_into(path, offset, buffer)
         return buffer
+
+    def read_pieces(self, path: str, offset: int, count: int) -> Iterator[Bytes]:
+        """The same piece by piece, in memory that the next piece takes over."""
+        buffer = np.empty(min(count, PIECE_BYTES), np.uint8)
+        for done in range(0, count, PIECE_BYTES):
+            piece = buffer[: count - done]
+            self.read_into(path, offset + done, piece)
+            yield piece
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -150,7 +165,8 @@ class RemoteFiles(Files):
         if not len(view):
             return
         try:
-            data = self._system.cat_file(self._at(path), offset, offset + len(view))
+            # By name: of s3fs, their places are others.
+            data = self._system.cat_file(self._at(path), start=offset, end=offset + len(view))
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.name(path)}: there is no such file") from None
         if len(data) > len(view):

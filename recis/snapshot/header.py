@@ -31,8 +31,6 @@ DTYPES: dict[str, torch.dtype] = {
 NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
 """Those names by dtype."""
 
-MAX_HEADER_BYTES = 16 << 20
-_MAX_VALUES = 1 << 17
 _LENGTH = struct.Struct("<Q")
 # They are no paths, only keys; escapes could make a long text of a short one.
 _NAME = re.compile(r"[ !#-\[\]-~]{1,1024}")
@@ -84,7 +82,7 @@ def compose(
         align: the length will be a multiple of this.
 
     Raises:
-        ValueError: a name cannot be written.
+        ValueError: a name cannot be written, or there are too many.
     """
     for name in tensors:
         if not _NAME.fullmatch(name) or name == _METADATA:
@@ -99,6 +97,13 @@ def compose(
     if metadata:
         text[_METADATA] = dict(metadata)
     data = json.dumps(text, sort_keys=True, separators=(",", ":")).encode("ascii")
+    try:
+        strict_json.check_size(data, "a header")
+    except DamagedError as error:
+        raise ValueError(
+            f"{len(tensors)} tensors are too many for a file: expected {error.expected}, found "
+            f"{error.found}"
+        ) from None
     length = -(-(_LENGTH.size + len(data)) // align) * align - _LENGTH.size
     return _LENGTH.pack(length) + data.ljust(length)
 
@@ -117,13 +122,13 @@ def parse(read: Callable[[int, int], bytes | bytearray], size: int, path: str) -
     if size < _LENGTH.size:
         raise DamagedError(path, "a safetensors file", f"{size} bytes")
     (length,) = _LENGTH.unpack(read(0, _LENGTH.size))
-    if length > min(MAX_HEADER_BYTES, size - _LENGTH.size):
-        limit = min(MAX_HEADER_BYTES, size - _LENGTH.size)
+    limit = min(strict_json.MAX_BYTES, size - _LENGTH.size)
+    if length > limit:
         raise DamagedError(path, f"a header of at most {limit} bytes", f"{length}")
     data = read(_LENGTH.size, length)
     if b"\\" in data:
         raise DamagedError(path, "a header without escapes", "a backslash")
-    found = strict_json.load(data, path, _MAX_VALUES)
+    found = strict_json.load(data, path)
     metadata = found.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise DamagedError(path, "texts by name as metadata", "something else")

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from recis._slices import gen_slice
 from recis.snapshot import strict_json
 from recis.snapshot.checksum import to_hex, xxh3
 from recis.snapshot.errors import DamagedError, SnapshotError
@@ -18,9 +21,8 @@ from recis.snapshot.names import MANIFEST, MANIFEST_CHECKSUM, check_path, check_
 FORMAT_NAME = "recis-snapshot"
 MAJOR = 1
 MINOR = 0
-MAX_BYTES = 256 << 20
 MAX_SLICES = 1 << 20
-_MAX_VALUES = 1 << 22
+MAX_SLOTS = 256
 _NOT_FINITE = ("nan", "inf", "-inf")  # JSON has no numbers for them
 
 
@@ -170,9 +172,7 @@ class Manifest:
             DamagedError: it contradicts itself or the format.
             SnapshotError: a later version of recis wrote it.
         """
-        if len(data) > MAX_BYTES:
-            raise DamagedError(path, f"at most {MAX_BYTES} bytes", f"{len(data)}")
-        top = _Fields(strict_json.load(data, path, _MAX_VALUES), path, "the manifest")
+        top = _Fields(strict_json.load(data, path), path, "the manifest")
         if top.text("format") != FORMAT_NAME:
             raise top.damaged(f"format {FORMAT_NAME!r}", repr(top.text("format")))
         requires = tuple(top.texts("requires"))
@@ -217,8 +217,8 @@ def read_manifest(files: Files) -> tuple[Manifest, str]:
     """
     name, sum_name = files.name(MANIFEST), files.name(MANIFEST_CHECKSUM)
     size = files.size(MANIFEST)
-    if size > MAX_BYTES:
-        raise DamagedError(name, f"at most {MAX_BYTES} bytes", f"{size}")
+    if size > strict_json.MAX_BYTES:
+        raise DamagedError(name, f"at most {strict_json.MAX_BYTES} bytes", f"{size}")
     try:
         sum_size = files.size(MANIFEST_CHECKSUM)
     except FileNotFoundError:
@@ -367,8 +367,8 @@ def _parse_table(fields: _Fields) -> TableInfo:
         ),
     )
     names = [slot.name for slot in table.slots]
-    if not names or len(set(names)) != len(names):
-        raise fields.damaged("slots of different names, at least one", repr(names))
+    if not 0 < len(names) <= MAX_SLOTS or len(set(names)) != len(names):
+        raise fields.damaged(f"1 to {MAX_SLOTS} slots of different names", repr(names))
     if not 0 < table.slice_size <= MAX_SLICES:
         raise fields.damaged(f"slice_size in [1, {MAX_SLICES}]", str(table.slice_size))
     _check_cover(table, fields)
@@ -383,7 +383,18 @@ def _parse_slot(fields: _Fields) -> SlotInfo:
         raise fields.damaged(f"a dtype of {', '.join(DTYPES)}", repr(slot.dtype))
     if not 0 < slot.row_bytes < 1 << 40:
         raise fields.damaged("a shape of at least 1 byte and less than 2**40", repr(slot.shape))
+    if not _can_hold(DTYPES[slot.dtype], slot.initial):
+        raise fields.damaged(f"an initial {slot.dtype}", repr(slot.initial))
     return slot
+
+
+def _can_hold(dtype: torch.dtype, value: float) -> bool:
+    if dtype.is_floating_point:
+        return True
+    least, most = (
+        (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    )
+    return value.is_integer() and least <= int(value) <= most
 
 
 def _parse_file(fields: _Fields) -> FileInfo:
@@ -425,10 +436,24 @@ def _check_cover(table: TableInfo, fields: _Fields) -> None:
                     f"{file.path} with [{file.slice_begin}, {file.slice_end})",
                 )
             end = file.slice_end
+            _check_shard(file, table.slice_size, fields)
         if end != table.slice_size and (files or kind == "rows"):
             raise fields.damaged(f"files of {kind} up to slice {table.slice_size}", f"to {end}")
         if sum(file.rows for file in files) != rows:
             raise fields.damaged(f"files of {rows} {kind}", str(sum(f.rows for f in files)))
+
+
+def _check_shard(file: FileInfo, slice_size: int, fields: _Fields) -> None:
+    """A file holds slices of its shard only."""
+    if file.shard >= file.shards:
+        raise fields.damaged(f"a shard below {file.shards} of {file.path}", str(file.shard))
+    part = gen_slice(file.shard, file.shards, slice_size)
+    if not part.slice_begin <= file.slice_begin <= file.slice_end <= part.slice_end:
+        raise fields.damaged(
+            f"slices of shard {file.shard} of {file.shards}, "
+            f"[{part.slice_begin}, {part.slice_end}), in {file.path}",
+            f"[{file.slice_begin}, {file.slice_end})",
+        )
 
 
 def _check(manifest: Manifest, fields: _Fields) -> None:

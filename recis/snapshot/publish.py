@@ -16,7 +16,7 @@ import tempfile
 from types import TracebackType
 from typing import Any
 
-from recis.snapshot.errors import SnapshotError
+from recis.snapshot.errors import DamagedError, SnapshotError
 from recis.snapshot.files import file_system, is_remote, local_path, open_files
 from recis.snapshot.manifest import FORMAT_NAME, MAJOR, Manifest, read_manifest
 from recis.snapshot.names import (
@@ -98,9 +98,18 @@ class Draft:
 
         Raises:
             FileExistsError: there is one of this step by now; nothing has changed.
+            ValueError: it is one that readers refuse, such as of too many files; nothing has
+                changed.
             OSError: it cannot be written; nothing has changed.
         """
         data = manifest.to_bytes()
+        try:
+            Manifest.from_bytes(data, MANIFEST)
+        except DamagedError as error:
+            raise ValueError(
+                f"{self.root}: nobody could read such a snapshot: expected {error.expected}, found "
+                f"{error.found}"
+            ) from None
         named = set(manifest.paths())
         for folder, _, files in os.walk(self._folder):
             for file in files:

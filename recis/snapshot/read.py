@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from recis._state import decode
 from recis._tensors import new_output
-from recis.snapshot.checksum import to_hex, xxh3
+from recis.snapshot import strict_json
+from recis.snapshot.checksum import Xxh3, to_hex, xxh3
 from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
-from recis.snapshot.files import Files, open_files
+from recis.snapshot.files import Bytes, Files, LocalFiles, open_files
 from recis.snapshot.header import DTYPES, parse
 from recis.snapshot.manifest import (
     FileInfo,
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 STATE = "state"
 """What states are encoded as."""
 
-_RUN_BYTES = 8 << 20  # of rows that are read at once, so that small groups cost no call each
+_RUN_BYTES = 2 << 20  # of rows that are read at once, so that small groups cost no call each
 
 
 class Rows(NamedTuple):
@@ -108,7 +110,7 @@ class SnapshotReader:
         table: str,
         slices: tuple[int, int] | None = None,
         slots: Sequence[str] | None = None,
-        max_bytes: int = 64 << 20,
+        max_bytes: int = 16 << 20,
         parallel: int = 4,
     ) -> Iterator[Rows]:
         """The live rows of a table, by slice, and by id in a slice, every byte verified.
@@ -117,7 +119,8 @@ class SnapshotReader:
             table: its name.
             slices: only those of slices `[begin, end)`; others are neither read nor verified.
             slots: which ones; default, all.
-            max_bytes: of rows in one piece. About three times that is needed.
+            max_bytes: of rows that are held. Where 256 slices have more, they are read twice,
+                which takes longer; where one slice has more, its ids are held nonetheless.
             parallel: how many threads read.
 
         Raises:
@@ -189,10 +192,26 @@ class SnapshotReader:
         """
         self.check_size(file)
         data = self.files.read(file.path, 0, file.bytes)
-        found = to_hex(xxh3(data))
+        self._check_sum(file, xxh3(data))
+        return data
+
+    def read_pieces(self, file: StateFile) -> Iterator[Bytes]:
+        """The same piece by piece, in memory that the next piece takes over.
+
+        Raises:
+            DamagedError: they are not what was written. The last piece may have come by then.
+        """
+        self.check_size(file)
+        state = Xxh3()
+        for piece in self.files.read_pieces(file.path, 0, file.bytes):
+            state.update(piece)
+            yield piece
+        self._check_sum(file, state.digest())
+
+    def _check_sum(self, file: StateFile, checksum: int) -> None:
+        found = to_hex(checksum)
         if found != file.xxh3:
             raise DamagedError(self.files.name(file.path), f"checksum {file.xxh3}", found)
-        return data
 
     def check_size(self, file: FileInfo | StateFile) -> None:
         """Raises DamagedError unless a file is there and has the size it should have."""
@@ -208,11 +227,16 @@ class SnapshotReader:
         files: list[FileInfo | StateFile] = [*self.manifest.dense]
         for table in self.manifest.tables.values():
             files += [*table.files, *table.policies]
+        if isinstance(self.files, LocalFiles):  # where asking takes less than a thread does
+            for file in files:
+                self.check_size(file)
+            return
         with ThreadPoolExecutor(16, "recis-sizes") as pool:
             list(pool.map(self.check_size, files))
 
     def _state(self, file: StateFile) -> Any:
         data = self.read_whole(file)
+        check_state(data, self.files.name(file.path))
         try:
             return decode(bytes(data), STATE)
         except Exception as error:  # the bytes are not trusted: anything may come of them
@@ -222,6 +246,15 @@ class SnapshotReader:
 
     def __repr__(self) -> str:
         return f"SnapshotReader({self.files.url!r})"
+
+
+def check_state(data: bytes | bytearray, path: str) -> None:
+    """Raises DamagedError if decoding a state could take far more memory than it has bytes."""
+    at = 0
+    for _ in range(2):  # the text, and the header of its tensors
+        length = int.from_bytes(data[at : at + 8], "little")
+        strict_json.check_size(data[at + 8 : at + 8 + min(length, len(data))], path)
+        at += 8 + length
 
 
 def open_snapshot(
@@ -368,6 +401,11 @@ class _Merge:
         self._row_bytes = 8 + sum(slot.row_bytes for slot in slots)
         self._slice_size = reader.table(table).slice_size
         self._sources = reader.sources(table)
+        self._infos = [
+            (level, infos, [info.slice_begin for info in infos], [info.slice_end for info in infos])
+            for level, source in enumerate(self._sources)
+            for infos in (source.table(table).deleted_files(), source.table(table).rows_files())
+        ]
 
     def windows(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Runs of slices to be merged at once, `(begin, end, bytes)`, cut between groups."""
@@ -392,10 +430,9 @@ class _Merge:
                 yield start, last, self._bytes(start, last)
 
     def _files(self, begin: int, end: int) -> Iterator[tuple[int, SparseFile]]:
-        for level, source in enumerate(self._sources):
-            for info in source.table(self._table).files:
-                if info.slice_begin < end and begin < info.slice_end:
-                    yield level, source.open_file(self._table, info)
+        for level, infos, begins, ends in self._infos:
+            for info in infos[bisect_right(ends, begin) : bisect_left(begins, end)]:
+                yield level, self._sources[level].open_file(self._table, info)
 
     def _bytes(self, begin: int, end: int) -> int:
         """What the groups with these slices take, at most."""
@@ -404,22 +441,47 @@ class _Merge:
             groups = file.groups_of(
                 max(begin, file.info.slice_begin), min(end, file.info.slice_end)
             )
-            first, last = file.row_range(
-                file.group_slices(groups[0])[0], file.group_slices(groups[1] - 1)[1]
+            total += self._bytes_in(
+                file, file.group_slices(groups[0])[0], file.group_slices(groups[1] - 1)[1]
             )
-            total += (last - first) * (8 if file.info.kind == "deleted" else self._row_bytes)
         return total
+
+    def _bytes_in(self, file: SparseFile, begin: int, end: int) -> int:
+        """What a file's rows of these slices take."""
+        first, last = file.row_range(begin, end)
+        return (last - first) * (8 if file.info.kind == "deleted" else self._row_bytes)
 
     def pieces(self, begin: int, end: int, total: int) -> Iterator[Rows]:
         """The rows of a window."""
-        parts = [
-            self._part(level, file, begin, end, total <= self.max_bytes)
-            for level, file in self._files(begin, end)
-        ]
+        files = list(self._files(begin, end))
+        if total <= self.max_bytes:
+            yield from self._merged([self._part(*file, begin, end) for file in files])
+            return
+        # Groups that are too large to be held: verified first, then read by slices.
+        for _, file in files:
+            self._verify(file, begin, end)
+        for low, high in self._runs(files, begin, end):
+            yield from self._merged([self._verified_part(*file, low, high) for file in files])
+
+    def _runs(
+        self, files: list[tuple[int, SparseFile]], begin: int, end: int
+    ) -> Iterator[tuple[int, int]]:
+        """Slices to be read at once, cut between any two."""
+        start, held = begin, 0
+        for slice_ in range(begin, end):
+            size = sum(self._bytes_in(file, slice_, slice_ + 1) for _, file in files)
+            if slice_ > start and held + size > self.max_bytes:
+                yield start, slice_
+                start, held = slice_, 0
+            held += size
+        yield start, end
+
+    def _merged(self, parts: list[_Part]) -> Iterator[Rows]:
+        """The rows that count, of parts of the same slices."""
         parts = [part for part in parts if part.last > part.first]
         if not parts:
             return
-        step = max(1, self.max_bytes // self._row_bytes)
+        step = max(1, min(_RUN_BYTES, self.max_bytes) // self._row_bytes)
         if len(parts) == 1:
             part = parts[0]
             if part.file.info.kind == "deleted":
@@ -436,7 +498,12 @@ class _Merge:
             if keep.any():
                 yield self._gather(parts, which[window][keep], rows[window][keep])
 
-    def _part(self, level: int, file: SparseFile, begin: int, end: int, hold: bool) -> _Part:
+    def _columns(self, file: SparseFile) -> list[str]:
+        """The tensors of the slots that are asked for, as far as a file has them."""
+        known = file.columns()
+        return [f"slot/{slot.name}" for slot in self._slots if f"slot/{slot.name}" in known]
+
+    def _part(self, level: int, file: SparseFile, begin: int, end: int) -> _Part:
         """Reads and verifies what a file has of these slices."""
         begin, end = max(begin, file.info.slice_begin), min(end, file.info.slice_end)
         groups = file.groups_of(begin, end)
@@ -444,14 +511,26 @@ class _Merge:
         first, last = file.row_range(begin, end)
         cut = slice(first - start, last - start)
         ids = file.read_groups("ids", *groups)[cut]
-        file.check_ids(ids, begin, end)
-        held = {}
-        for slot in self._slots:
-            if f"slot/{slot.name}" in file.columns():
-                values = file.read_groups(f"slot/{slot.name}", *groups)
-                if hold:
-                    held[slot.name] = values[cut]
+        file.check_ids(ids.numpy(), first)
+        held = {
+            name.removeprefix("slot/"): file.read_groups(name, *groups)[cut]
+            for name in self._columns(file)
+        }
         return _Part(level, file, first, last, ids, held)
+
+    def _verify(self, file: SparseFile, begin: int, end: int) -> None:
+        """Verifies what a file has of these slices, in little memory."""
+        begin, end = max(begin, file.info.slice_begin), min(end, file.info.slice_end)
+        groups = file.groups_of(begin, end)
+        file.verify_ids(*groups)
+        for name in self._columns(file):
+            for _ in file.read_pieces(name, *groups):
+                pass
+
+    def _verified_part(self, level: int, file: SparseFile, begin: int, end: int) -> _Part:
+        """Reads the ids that a file has of these slices, which were verified before."""
+        first, last = file.row_range(begin, end)
+        return _Part(level, file, first, last, file.read_rows("ids", first, last), {})
 
     def _order(self, parts: list[_Part]) -> tuple[Array, Array, Array]:
         """All rows in the order of slices and ids: `(part, row of its file, whether it wins)`."""

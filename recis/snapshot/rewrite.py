@@ -15,8 +15,8 @@ from recis.snapshot.read import Rows, SnapshotReader
 from recis.snapshot.sparse_file import Array
 from recis.snapshot.write import PART_BYTES, collect, count_slices, write_rows
 
-READ_BYTES = 32 << 20
-"""Of rows that are read at a time."""
+READ_BYTES = 8 << 20
+"""Of rows that are held."""
 
 Progress = Callable[[int, int], object]
 
@@ -125,4 +125,5 @@ def _write_table(
 
 def _copy(draft: Draft, reader: SnapshotReader, file: StateFile) -> None:
     with open(draft.path(file.path), "wb") as copy:
-        copy.write(reader.read_whole(file))
+        for piece in reader.read_pieces(file):
+            copy.write(piece.data)

@@ -33,6 +33,8 @@ class Snapshot:
         path: a local directory of snapshots, or one snapshot in it.
         strict: whether to refuse when the newest snapshot is damaged. Otherwise the newest that
             is not is served, with a warning.
+        check: whether lookups verify what they touch, 256 slices at a time, when they first
+            touch it. Otherwise rows are not verified: `recis-ckpt verify` does that.
 
     Raises:
         FileNotFoundError: there is no snapshot.
@@ -52,10 +54,13 @@ class Snapshot:
         >>> folder.cleanup()
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, strict: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, strict: bool = False, check: bool = False
+    ) -> None:
         self._path = os.fspath(path)
         self._strict = strict
-        self._current = _Opened(open_snapshot(self._path, strict=strict))
+        self._check = check
+        self._current = _Opened(open_snapshot(self._path, strict=strict), check)
 
     @property
     def step(self) -> int:
@@ -89,7 +94,7 @@ class Snapshot:
         reader = open_snapshot(self._path, strict=self._strict)
         if reader.checksum == self._current.reader.checksum:
             return False
-        self._current = _Opened(reader)
+        self._current = _Opened(reader, self._check)
         return True
 
     @property
@@ -142,6 +147,7 @@ class ServedTable:
         Raises:
             TypeError: ids are not int64.
             ValueError: there is no such slot, or the table is gone since a `refresh`.
+            RuntimeError: with `check`, what it touched is damaged.
         """
         ids = check_ids(ids, f"table {self._name!r}: ids")
         values, known = self._snapshot.opened.lookup(self._name, ids.reshape(-1), slot)
@@ -155,14 +161,14 @@ class ServedTable:
 class _Opened:
     """One snapshot with all its parents, mapped; nothing in it changes."""
 
-    def __init__(self, reader: SnapshotReader) -> None:
+    def __init__(self, reader: SnapshotReader, check: bool) -> None:
         if not isinstance(reader.files, LocalFiles):
             raise SnapshotError(
                 f"{reader.files.url}: only local snapshots can be served: copy it here first"
             )
         self.reader = reader
         self._levels = {
-            table: [_Level(source, table) for source in reversed(reader.sources(table))]
+            table: [_Level(source, table, check) for source in reversed(reader.sources(table))]
             for table in reader.manifest.tables
         }
         """The files of each table, newest snapshot first."""
@@ -204,17 +210,18 @@ class _Opened:
 class _Level:
     """The files that one snapshot of a chain has of a table."""
 
-    def __init__(self, reader: SnapshotReader, table: str) -> None:
+    def __init__(self, reader: SnapshotReader, table: str, check: bool) -> None:
         about = reader.table(table)
         assert isinstance(reader.files, LocalFiles)
         files, slots = reader.files, about.slots
         self._slice_size = about.slice_size
         self._slots = {slot.name for slot in slots}
         self._rows = [
-            MappedFile(files, table, info, slots, about.slice_size) for info in about.rows_files()
+            MappedFile(files, table, info, slots, about.slice_size, check)
+            for info in about.rows_files()
         ]
         self._deleted = [
-            MappedFile(files, table, info, slots, about.slice_size)
+            MappedFile(files, table, info, slots, about.slice_size, check)
             for info in about.deleted_files()
             if info.rows > 0
         ]

@@ -26,7 +26,7 @@ from recis.store import Store
 SLICE_SIZE = 65536
 """Into how many slices a store's rows are put, where nothing else says so."""
 
-_PIECE_BYTES = 32 << 20
+_PIECE_BYTES = 4 << 20
 
 
 class Source(ABC):
@@ -157,7 +157,10 @@ class _StoreSource(Source):
         return Rows(ids[known], values)
 
     def state_sums(self) -> dict[str, str]:
-        return {"state": to_hex(xxh3(encode(self._store.state(), STATE)))}
+        states = {"state": self._store.state()}
+        for table, hooks in self._store.policies.collect().items():
+            states |= {f"policies/{table}/{hook}": state for hook, state in hooks.items()}
+        return {name: to_hex(xxh3(encode(state, STATE))) for name, state in states.items()}
 
     def close(self) -> None:
         self._store.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from recis._tensors import new_output
-from recis.snapshot.checksum import bytes_of, to_hex, xxh3
+from recis.snapshot.checksum import Xxh3, bytes_of, to_hex, xxh3
 from recis.snapshot.errors import DamagedError
-from recis.snapshot.files import Files
+from recis.snapshot.files import Bytes, Files
 from recis.snapshot.header import DTYPES, TensorSpec, lay_out, parse
 from recis.snapshot.manifest import FileInfo, SlotInfo
 
@@ -20,6 +20,8 @@ GROUP_SLICES = 256
 """Slices of a group, which has checksums of its own."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_NO_IDS: Array = np.empty(0, np.int64)
 
 
 def payload_order(slots: Sequence[SlotInfo]) -> list[SlotInfo]:
@@ -169,11 +171,31 @@ class SparseFile:
         first = (begin - self.info.slice_begin) // GROUP_SLICES
         return first, group_count(end - self.info.slice_begin)
 
+    def groups_of_ids(self, ids: Array) -> Array:
+        """The groups of those of these ids, int64 `(n,)`, whose slices the file holds."""
+        slices = slices_of(ids, self._slice_size).astype(np.int64)
+        inside = (slices >= self.info.slice_begin) & (slices < self.info.slice_end)
+        groups: Array = (slices[inside] - self.info.slice_begin) // GROUP_SLICES
+        return groups
+
+    def groups_of_rows(self, rows: Array) -> Array:
+        """The groups of these rows of the file, int64 `(n,)`."""
+        groups: Array = (np.searchsorted(self.offsets, rows, side="right") - 1) // GROUP_SLICES
+        return groups
+
     def row_range(self, begin: int, end: int) -> tuple[int, int]:
         """The rows `(first, past the last)` of slices `[begin, end)`, cut to the file's."""
         at = self.info.slice_begin
-        begin, end = max(begin, at), min(end, self.info.slice_end)
-        return int(self.offsets[begin - at]), int(self.offsets[max(begin, end) - at])
+        first, last = (min(max(place, at), self.info.slice_end) for place in (begin, end))
+        return int(self.offsets[first - at]), int(self.offsets[last - at])
+
+    def dtype(self, tensor: str) -> torch.dtype:
+        """Of a tensor's elements."""
+        return (
+            torch.int64
+            if tensor == "ids"
+            else DTYPES[self._slots[tensor.removeprefix("slot/")].dtype]
+        )
 
     def row_bytes(self, tensor: str) -> int:
         """Bytes a row takes in a tensor."""
@@ -200,38 +222,95 @@ class SparseFile:
         begin, end = self.group_slices(first)[0], self.group_slices(last - 1)[1]
         row, past = self.row_range(begin, end)
         out = self.read_rows(tensor, row, past)
-        column = self.columns()[tensor]
         for group in range(first, last):
-            slices = self.group_slices(group)
-            a, b = self.row_range(*slices)
-            self._compare(
-                tensor,
-                to_hex(int(self._sums[group, column])),
-                to_hex(xxh3(bytes_of(out[a - row : b - row]))),
-                slices,
-            )
+            a, b = self.row_range(*self.group_slices(group))
+            self._compare_group(tensor, group, xxh3(bytes_of(out[a - row : b - row])))
         return out
 
-    def check_ids(self, ids: Tensor, begin: int, end: int) -> None:
-        """Raises DamagedError unless these ids of slices `[begin, end)` are where they belong."""
+    def read_pieces(self, tensor: str, first: int, last: int) -> Iterator[tuple[int, Bytes]]:
+        """The same as bytes, piece by piece, however large groups are.
+
+        Yields:
+            Where in the tensor a piece begins, and the piece, which is good only until the next.
+            A group is verified once its last byte has come.
+        """
+        row_bytes = self.row_bytes(tensor)
+        begin, end = self.group_slices(first)[0], self.group_slices(last - 1)[1]
+        at, past = (row * row_bytes for row in self.row_range(begin, end))
+        group, state = first, Xxh3()
+        for piece in self._files.read_pieces(self.info.path, self.begin[tensor] + at, past - at):
+            yield at, piece
+            done = 0
+            while done < len(piece):
+                until = self.row_range(*self.group_slices(group))[1] * row_bytes
+                rest = piece[done : min(until - at, len(piece))]
+                state.update(rest)
+                done += len(rest)
+                if at + done == until:
+                    self._compare_group(tensor, group, state.digest())
+                    group, state = group + 1, Xxh3()
+            at += len(piece)
+        for empty in range(group, last):
+            self._compare_group(tensor, empty, xxh3(b""))
+
+    def verify_ids(self, first: int, last: int) -> None:
+        """Verifies the ids of groups `[first, last)`, and that they are where they belong.
+
+        Raises:
+            DamagedError: they are not what was written, or are elsewhere.
+        """
+        misplaced: DamagedError | None = None
+        before = _NO_IDS
+        for at, piece in self.read_pieces("ids", first, last):
+            ids = piece.view("<i8")
+            try:
+                self.check_ids(ids, at // 8, before)
+            except DamagedError as error:  # the checksum, once it is known, may say more
+                misplaced = misplaced or error
+            before = ids[-1:].copy()
+        if misplaced is not None:
+            raise misplaced
+
+    def check_ids(self, ids: Array, first: int, before: Array = _NO_IDS) -> None:
+        """Raises DamagedError unless these ids of rows from `first` on are where they belong.
+
+        Args:
+            ids: int64 `(n,)`.
+            first: the row of the first.
+            before: the ids of rows just before them, if they were read.
+        """
+        ids, first = np.concatenate([before, ids]), first - len(before)
+        low = int(np.searchsorted(self.offsets, first, side="right")) - 1
+        high = int(np.searchsorted(self.offsets, first + len(ids)))
+        counts = np.diff(self.offsets[low : high + 1].clip(first, first + len(ids)))
         at = self.info.slice_begin
-        counts = np.diff(self.offsets[begin - at : end - at + 1])
-        expected = np.repeat(np.arange(begin, end, dtype=np.uint64), counts)
-        found = ids.numpy()
+        expected = np.repeat(np.arange(at + low, at + high, dtype=np.uint64), counts)
+        misplaced = slices_of(ids, self._slice_size) != expected
         same_slice = expected[1:] == expected[:-1]
-        if (slices_of(found, self._slice_size) != expected).any():
-            what = "an id of another slice"
-        elif (same_slice & (found[1:] <= found[:-1])).any():
-            what = "ids that do not rise in a slice"
-        else:
-            return
-        raise DamagedError(
-            self.name,
-            "ids by slice, and by id in a slice",
-            what,
-            tensor="ids",
-            slices=(begin, end),
-        )
+        misplaced[1:] |= same_slice & (ids[1:] <= ids[:-1])
+        if misplaced.any():
+            row = int(misplaced.argmax())
+            slice_ = int(expected[row])
+            raise DamagedError(
+                self.name,
+                "ids by slice, and by id in a slice",
+                f"id {ids[row]} in row {first + row}",
+                tensor="ids",
+                slices=(slice_, slice_ + 1),
+            )
+
+    def check_group(self, tensor: str, group: int, whole: Bytes) -> None:
+        """Raises DamagedError unless a group is as it was written, `whole` being all the file."""
+        first, last = self.row_range(*self.group_slices(group))
+        begin, row_bytes = self.begin[tensor], self.row_bytes(tensor)
+        values = whole[begin + first * row_bytes : begin + last * row_bytes]
+        self._compare_group(tensor, group, xxh3(values))
+        if tensor == "ids":
+            self.check_ids(np.frombuffer(values, "<i8"), first)
+
+    def _compare_group(self, tensor: str, group: int, found: int) -> None:
+        expected = int(self._sums[group, self.columns()[tensor]])
+        self._compare(tensor, to_hex(expected), to_hex(found), self.group_slices(group))
 
     def _compare(
         self, tensor: str, expected: str, found: str, slices: tuple[int, int] | None

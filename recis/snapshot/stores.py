@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from recis import _engine
+from recis._state import encode
 from recis._table import Table
 from recis._tensors import DTYPES as ENGINE_DTYPES
+from recis.nn.modules.hashtable_hook_impl import HashtableHookFactory
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.files import local_path
 from recis.snapshot.header import DTYPES, NAME_OF
 from recis.snapshot.manifest import Manifest, SlotInfo, StateFile, TableInfo
 from recis.snapshot.names import policies_path
 from recis.snapshot.publish import Draft
-from recis.snapshot.read import SnapshotReader
+from recis.snapshot.read import STATE, SnapshotReader
 from recis.snapshot.write import slots_of, write_state, write_table
 from recis.store import Store
 
@@ -135,7 +137,8 @@ def load_store(
         The epoch.
 
     Raises:
-        MismatchError: the store has tables already, or a slot has a dtype that tables have not.
+        MismatchError: the store has tables already, a slot has a dtype that tables have not, or
+            shards' hooks have learnt what cannot be joined.
         DamagedError: the snapshot is. The store has no commit then.
         OSError: it cannot be written.
     """
@@ -146,6 +149,7 @@ def load_store(
                     f"{reader.files.url}, table {name!r}, slot {slot.name!r}: tables cannot hold "
                     f"{slot.dtype}"
                 )
+    policies = {name: merge_policies(reader.policies(name)) for name in reader.manifest.tables}
     with Store(local_path(path), hot_bytes=hot_bytes) as store:
         if store.tables() or store.epochs():
             raise MismatchError(
@@ -165,9 +169,8 @@ def load_store(
                 done += rows.ids.numel()
                 if progress is not None:
                     progress(done, total)
-            states = merge_policies(reader.policies(name))
-            if states:
-                store.policies.load(name, states)
+            if policies[name]:
+                store.policies.load(name, policies[name])
         return store.commit(reader.manifest.step, _state_of(reader))
 
 
@@ -179,24 +182,24 @@ def _state_of(reader: SnapshotReader) -> Any:
 
 
 def merge_policies(shards: list[dict[str, tuple[Any, ...]]]) -> dict[str, tuple[Any, ...]]:
-    """What the hooks of all shards of a table had learnt, as one.
+    """What the hooks of all shards of a table had learnt, as one, as `Loader` does it.
 
-    Sightings, `(ids, counts)`, are put together: a shard has those of its own ids. Of other
-    states, which are the same on all shards, the first is taken.
+    Raises:
+        MismatchError: shards have learnt different things, and nothing here knows how to join
+            them.
     """
     merged: dict[str, tuple[Any, ...]] = {}
-    for states in shards:
-        for hook, state in states.items():
-            if hook in merged and _are_sightings(state):
-                both = zip(merged[hook], state, strict=True)
-                merged[hook] = tuple(torch.cat(pair) for pair in both)
-            else:
-                merged.setdefault(hook, state)
+    for hook in dict.fromkeys(hook for states in shards for hook in states):
+        states = [states[hook] for states in shards if hook in states]
+        try:
+            merged |= HashtableHookFactory().merge_states(
+                [{hook: state} for state in states], lambda ids: torch.ones_like(ids).bool()
+            )
+        except ValueError as error:  # a hook of the user's own, whose code is not here
+            if len({encode(state, STATE) for state in states}) > 1:
+                raise MismatchError(
+                    f"shards have learnt different things, and cannot be joined: {error}, and "
+                    "load with recis.serialize.Loader"
+                ) from None
+            merged[hook] = states[0]
     return merged
-
-
-def _are_sightings(state: tuple[Any, ...]) -> bool:
-    return len(state) == 2 and all(
-        isinstance(part, torch.Tensor) and part.dtype == torch.int64 and part.dim() == 1
-        for part in state
-    )

@@ -18,8 +18,6 @@ from recis.snapshot.upstream.read import is_upstream, open_upstream
 
 Level = Literal["quick", "full", "deep"]
 
-_RUN_BYTES = 8 << 20
-
 
 class Problem(NamedTuple):
     """Something that is not as it was written."""
@@ -136,9 +134,12 @@ def _verify_file(
         if isinstance(info, StateFile):
             reader.check_size(info)
             if level != "quick":
-                reader.read_whole(info)
+                for _ in reader.read_pieces(info):
+                    pass
             return []
-        file = reader.open_file(table, info)
+        about = reader.table(table)
+        # Not the reader's, which keeps what it opens.
+        file = SparseFile(reader.files, table, info, about.slots, about.slice_size)
     except DamagedError as error:
         return [_problem(error)]
     if level == "quick":
@@ -146,32 +147,16 @@ def _verify_file(
     return [
         _problem(error)
         for tensor in file.columns()
-        for first, last in _runs(file, tensor)
-        for error in _verify_groups(file, tensor, first, last, level, finite)
+        for error in _verify_groups(file, tensor, 0, file.groups(), level, finite)
     ]
-
-
-def _runs(file: SparseFile, tensor: str) -> Iterator[tuple[int, int]]:
-    """Groups to be read at once."""
-    first = 0
-    row_bytes = file.row_bytes(tensor)
-    for group in range(file.groups()):
-        low, high = file.row_range(file.group_slices(first)[0], file.group_slices(group)[1])
-        if group > first and (high - low) * row_bytes > _RUN_BYTES:
-            yield first, group
-            first = group
-    if file.groups():
-        yield first, file.groups()
 
 
 def _verify_groups(
     file: SparseFile, tensor: str, first: int, last: int, level: Level, finite: bool
 ) -> list[DamagedError]:
-    slices = file.group_slices(first)[0], file.group_slices(last - 1)[1]
     try:
-        values = file.read_groups(tensor, first, last)
-        if level == "deep" and tensor == "ids":
-            file.check_ids(values, *slices)
+        if first < last:
+            _verify_tensor(file, tensor, first, last, level, finite)
     except DamagedError as error:
         if last - first == 1:
             return [error]
@@ -180,14 +165,26 @@ def _verify_groups(
             for group in range(first, last)
             for found in _verify_groups(file, tensor, group, group + 1, level, finite)
         ]
-    if finite and values.is_floating_point() and not bool(torch.isfinite(values).all()):
-        return [
-            DamagedError(
-                file.name,
-                "finite values",
-                "infinite ones or no number",
-                tensor=tensor,
-                slices=slices,
-            )
-        ]
     return []
+
+
+def _verify_tensor(
+    file: SparseFile, tensor: str, first: int, last: int, level: Level, finite: bool
+) -> None:
+    """Raises DamagedError of the first group that is not what it should be."""
+    if level == "deep" and tensor == "ids":
+        file.verify_ids(first, last)
+        return
+    dtype = file.dtype(tensor)
+    all_finite = True
+    for _, piece in file.read_pieces(tensor, first, last):
+        if finite and dtype.is_floating_point:
+            all_finite &= bool(torch.isfinite(torch.from_numpy(piece).view(dtype)).all())
+    if not all_finite:
+        raise DamagedError(
+            file.name,
+            "finite values",
+            "infinite ones or no number",
+            tensor=tensor,
+            slices=(file.group_slices(first)[0], file.group_slices(last - 1)[1]),
+        )

@@ -16,11 +16,13 @@ from recis import _engine
 from recis._state import encode
 from recis._tensors import DTYPES as ENGINE_DTYPES
 from recis.snapshot import header
-from recis.snapshot.checksum import bytes_of, to_hex, xxh3
+from recis.snapshot.checksum import Xxh3, bytes_of, to_hex, xxh3
+from recis.snapshot.errors import DamagedError
+from recis.snapshot.files import PIECE_BYTES
 from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
 from recis.snapshot.names import check_table, deleted_path, rows_path
 from recis.snapshot.publish import Draft
-from recis.snapshot.read import STATE, Rows
+from recis.snapshot.read import STATE, Rows, check_state
 from recis.snapshot.sparse_file import (
     GROUP_SLICES,
     Array,
@@ -250,8 +252,17 @@ def write_state(
 
     Raises:
         TypeError: something else is among them; the message names its place.
+        ValueError: there are too many of them; a tensor may be of any size.
     """
-    return write_file(draft, relative, [encode(value, STATE)], shard, shards)
+    data = encode(value, STATE)
+    try:
+        check_state(data, relative)
+    except DamagedError as error:
+        raise ValueError(
+            f"{relative}: a state has too many values: put long lists into tensors. Expected "
+            f"{error.expected}, found {error.found}"
+        ) from None
+    return write_file(draft, relative, [data], shard, shards)
 
 
 def write_tensors(draft: Draft, relative: str, tensors: dict[str, Tensor]) -> StateFile:
@@ -347,15 +358,19 @@ class _PartWriter:
         columns = ["ids", *(f"slot/{slot.name}" for slot in self._slots)]
         groups = group_count(len(self._offsets) - 1)
         sums = np.zeros((groups, len(columns)), "<u8")
+        buffer = np.empty(PIECE_BYTES, np.uint8)
         for column, name in enumerate(columns):
             spec = self._tensors[name]
             row_bytes = (spec.end - spec.begin) // max(1, self._file.rows)
             for group in range(groups):
                 first = int(self._offsets[group * GROUP_SLICES])
                 last = int(self._offsets[min((group + 1) * GROUP_SLICES, len(self._offsets) - 1)])
-                data = bytearray((last - first) * row_bytes)
-                get(self._handle, data, self._data + spec.begin + first * row_bytes)
-                sums[group, column] = xxh3(data)
+                state = Xxh3()
+                for at in range(first * row_bytes, last * row_bytes, PIECE_BYTES):
+                    piece = buffer[: last * row_bytes - at]
+                    get(self._handle, piece, self._data + spec.begin + at)
+                    state.update(piece)
+                sums[group, column] = state.digest()
         of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(columns)}
         for name, values in [("slice_offsets", self._offsets), ("checksums", sums)]:
             put(
@@ -416,12 +431,15 @@ def write_file(
     draft: Draft, relative: str, pieces: list[Any], shard: int = 0, shards: int = 1
 ) -> StateFile:
     """Writes a file of these bytes-like pieces, durably."""
-    data = b"".join(pieces)
+    state = Xxh3()
     with open(draft.path(relative), "wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
+            state.update(piece)
+        size = file.tell()
         file.flush()
         os.fsync(file.fileno())
-    return StateFile(relative, len(data), to_hex(xxh3(data)), shard, shards)
+    return StateFile(relative, size, to_hex(state.digest()), shard, shards)
 
 
 def _split(rows: Rows, count: int) -> tuple[Rows, Rows | None]:

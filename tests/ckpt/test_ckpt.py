@@ -19,6 +19,7 @@ from recis import Store, optim
 from recis._tensors import new_output
 from recis.nn import FilterHook, HashTable
 from recis.nn.hashtable_hook import FrequencyAdmitHook
+from recis.snapshot.errors import MismatchError
 from recis.snapshot.manifest import TableInfo
 from recis.snapshot.publish import Draft, steps
 from recis.snapshot.read import open_snapshot
@@ -357,9 +358,33 @@ def test_a_resharded_snapshot_loads_as_well(store, tmp_path):
 def test_sightings_of_several_shards_are_joined_and_other_states_are_not():
     one, two = ((torch.tensor([i]), torch.tensor([9])) for i in (1, 2))
     stamp = ({"step": torch.ones(1)},)
-    merged = merge_policies([{"admit": one, "filter": stamp}, {"admit": two, "filter": stamp}])
-    assert [part.tolist() for part in merged["admit"]] == [[1, 2], [9, 9]]
-    assert merged["filter"] is stamp
+    admit = f"admit {FrequencyAdmitHook(3)}"
+    shards = [{admit: sightings, "filter GlobalStepFilter": stamp} for sightings in (one, two)]
+    merged = merge_policies(shards)
+    assert [part.tolist() for part in merged[admit]] == [[1, 2], [9, 9]]
+    assert merged["filter GlobalStepFilter"] is stamp
+
+
+def test_states_of_unknown_hooks_are_taken_if_all_shards_agree():
+    """Vectors of int64 are no sightings unless the hook says so."""
+    counts = (torch.tensor([1, 2]), torch.tensor([3, 4]))
+    assert merge_policies([{"filter Own": counts}, {"filter Own": counts}])["filter Own"] is counts
+    with pytest.raises(MismatchError, match=r"'Own'.*recis\.serialize\.Loader"):
+        merge_policies([{"filter Own": counts}, {"filter Own": counts[::-1]}])
+
+
+def test_diff_sees_what_hooks_of_stores_have_learnt(store, tmp_path):
+    shutil.copytree(store, tmp_path / "later")
+    with Store(tmp_path / "later") as opened:
+        hook = FilterHook("GlobalStepFilter", {"filter_step": 9})
+        table = HashTable([4], name="users", store=opened, filter_hook=hook)
+        table(torch.tensor([305]), admit_hook=FrequencyAdmitHook(3))
+        opened.commit(13, opened.state())
+    del table
+    found = run_json("diff", store, tmp_path / "later", code=1)
+    assert all(entry["same"] for entry in found["tables"].values())
+    (state,) = found["states"]
+    assert "FrequencyAdmit" in state
 
 
 def test_load_changes_no_store_that_is_in_use(store, chain):

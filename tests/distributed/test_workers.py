@@ -1,7 +1,6 @@
 """Workers together do what one alone does with all their rows."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
 from recis.snapshot.read import open_snapshot
+from recis.snapshot.verify import verify
 
 from . import reference
 from .reference import Content, digits, xxh3
@@ -178,6 +179,9 @@ FILE = ("tables", "users", "files", 0)
         set_in("tables", "users", "slots", 0, "shape", [4]),
         set_in("tables", "users", "slots", 0, "name", "seen"),
         set_in("tables", "users", "slots", 0, "initial", "many"),
+        set_in("tables", "users", "slots", 1, "initial", "nan"),
+        set_in("tables", "users", "slots", 1, "initial", 0.5),
+        set_in("tables", "users", "slots", 2, "initial", 128),
         set_in("tables", "users", "slice_size", 0),
         set_in("tables", "users", "slice_size", 2**40),
         set_in("tables", "users", "slice_size", 65535),
@@ -199,6 +203,8 @@ FILE = ("tables", "users", "files", 0)
         set_in(*FILE, "xxh3", "ids", "0" * 16),
         set_in(*FILE, "xxh3", "ids", "not hexadecimal"),
         set_in(*FILE, "shard", 3),
+        set_in(*FILE, "shards", 0),
+        set_in(*FILE, "shards", 2),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, change):
@@ -207,6 +213,15 @@ def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, change):
     change_manifest(folder, change)
     with pytest.raises(SnapshotError):
         rows_of(open_snapshot(tmp_path))
+
+
+def test_a_number_that_is_too_large_is_refused(tmp_path):
+    folder = reference.write(tmp_path, 0, {"users": content([1])}, info={"seed": 12345})
+    data = (folder / "MANIFEST.json").read_bytes().replace(b"12345", b"1e999")
+    (folder / "MANIFEST.json").write_bytes(data)
+    (folder / "MANIFEST.json.xxh3").write_text(digits(xxh3(data)) + "\n")
+    with pytest.raises(DamagedError, match="a number"):
+        open_snapshot(tmp_path)
 
 
 def test_a_path_listed_twice_is_refused(tmp_path):
@@ -228,7 +243,7 @@ def test_a_path_listed_twice_is_refused(tmp_path):
 def test_garbage_for_a_manifest_is_refused(tmp_path, data):
     folder = reference.write(tmp_path, 0, {"users": content([1])})
     (folder / "MANIFEST.json").write_bytes(data)
-    with pytest.raises(DamagedError, match="checksum"):
+    with pytest.raises(DamagedError, match=r"MANIFEST\.json"):
         open_snapshot(tmp_path)
     (folder / "MANIFEST.json.xxh3").write_text(digits(xxh3(data)) + "\n")
     with pytest.raises(DamagedError):
@@ -301,6 +316,54 @@ def test_ids_where_they_do_not_belong_are_refused(tmp_path):
         rows_of(open_snapshot(tmp_path))
 
 
+def test_rows_of_another_shard_are_refused(tmp_path):
+    """Whole files, with checksums that hold, whose slices are those of other shards."""
+    folder = reference.write(tmp_path, 0, {"users": content(IDS)}, shards=2)
+
+    def swap(text):
+        one, two = text["tables"]["users"]["files"]
+        one["shard"], two["shard"] = two["shard"], one["shard"]
+
+    change_manifest(folder, swap)
+    with pytest.raises(DamagedError, match=r"shard 1 of 2, \[32768, 65536\)"):
+        open_snapshot(tmp_path)
+    (problem,) = verify(tmp_path, "quick")
+    assert "00000-of-00002" in problem.expected
+
+
+def test_an_id_of_another_shard_is_refused(tmp_path):
+    """The same for a single id."""
+    users = content([1, 2, 40000])
+    folder = reference.write(tmp_path, 0, {"users": users}, shards=2)
+    users.slices = lambda ids: np.minimum(ids, 2)  # the id goes where it does not belong
+    shutil.rmtree(folder)
+    reference.write(tmp_path, 0, {"users": users}, shards=2)
+    with pytest.raises(DamagedError, match=r"slices \[2, 3\).*id 40000 in row 2"):
+        rows_of(open_snapshot(tmp_path))
+    (problem,) = verify(tmp_path, "deep")
+    assert (problem.tensor, problem.slices) == ("ids", (2, 3))
+
+
+def test_groups_larger_than_what_may_be_held_are_read_in_pieces(tmp_path, monkeypatch):
+    """Many rows in one slice, in a base and a delta; damage is found before a row is given."""
+    monkeypatch.setattr("recis.snapshot.files.PIECE_BYTES", 4096)
+    small = {"slice_size": 300}
+    base = content([*range(0, 300_000, 300), *range(1, 900, 3)], **small)
+    later = content(range(0, 150_000, 600), seed=1, deleted=[300, 900], **small)
+    reference.write(tmp_path, 0, {"users": base}, shards=2)
+    folder = reference.write(tmp_path, 1, {"users": later}, 0)
+    known = {id: row for id, row in expected(base).items() if id not in (300, 900)}
+    found, order = rows_of(open_snapshot(tmp_path), max_bytes=2000)
+    assert found == {**known, **expected(later)}
+    assert order == sorted(order, key=lambda id: (id % 300, id))
+    path = folder / "sparse/users/00000-of-00001.000.safetensors"
+    broken = bytearray(path.read_bytes())
+    broken[-1] ^= 1
+    path.write_bytes(broken)
+    with pytest.raises(DamagedError, match="00000-of-00001"):
+        next(open_snapshot(tmp_path).read_rows("users", max_bytes=2000))
+
+
 def test_a_url_is_read_through_fsspec(tmp_path):
     fsspec = pytest.importorskip("fsspec")
     users = content(IDS)
@@ -315,6 +378,25 @@ def test_a_url_is_read_through_fsspec(tmp_path):
             open_snapshot("memory://snapshots")
     finally:
         memory.rm("/snapshots", recursive=True)
+
+
+def test_ranges_are_asked_for_by_name(tmp_path, monkeypatch):
+    """File systems have other arguments in between, as s3fs does."""
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    cat_file = type(memory).cat_file
+
+    def other(self, path, version_id=None, start=None, end=None):
+        assert version_id is None
+        return cat_file(self, path, start=start, end=end)
+
+    monkeypatch.setattr(type(memory), "cat_file", other)
+    users = content(IDS)
+    reference.write(tmp_path, 3, {"users": users})
+    memory.put(str(tmp_path), "/ranges", recursive=True)
+    try:
+        assert rows_of(open_snapshot("memory://ranges"))[0] == expected(users)
+    finally:
+        memory.rm("/ranges", recursive=True)
 
 
 def test_values_come_with_their_dtypes(tmp_path):

@@ -18,6 +18,9 @@ from recis.snapshot.manifest import Manifest
 from recis.snapshot.publish import steps
 from recis.snapshot.verify import verify
 
+from . import reference
+from .reference import Content
+
 IDS = st.lists(
     st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-4, 4), st.just(65536 * 7)),
     max_size=40,
@@ -342,6 +345,44 @@ def test_filter_func_leaves_out_what_it_does_not_return(tmp_path, table):
     assert CheckpointReader(tmp_path).tensor_names() == ["v"]
     with pytest.raises(ValueError, match="'sparse_adam_exp_avg'"):
         save(tmp_path, made, 2, filter_func=lambda blocks: blocks[:1])
+
+
+def damage(root, value, table="t"):
+    """Makes a byte of the last slot another."""
+    path = sorted(root.glob(f"step-*/sparse/{table}/*"))[-1]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("state", ["new", "tracked", "filled"])
+def test_a_damaged_snapshot_changes_nothing(tmp_path, table, state):
+    save(tmp_path, trained(table(), list(range(500))), 1)
+    damage(tmp_path, 1)
+    users = table()
+    if state == "tracked":
+        save(tmp_path / "other", users, 1, track=True)
+    if state == "filled":
+        users(torch.arange(4000, 4010))
+    before = content(users), [slot.name() for slot in users.slot_group().slots()]
+    with pytest.raises(DamagedError):
+        load(tmp_path, users)
+    assert (content(users), [slot.name() for slot in users.slot_group().slots()]) == before
+    if state == "tracked":
+        users(torch.arange(3))
+        save(tmp_path / "other", users, 2, parent=tmp_path / "other")
+
+
+def test_ids_out_of_place_change_no_table_that_holds_rows(tmp_path, table):
+    users = Content([("embedding", "F32", (3,), 0.0)], [1, 2, 9], {"embedding": np.ones((3, 3))})
+    users.ids = users.ids[[0, 2, 1]]
+    reference.write(tmp_path, 1, {"t": users})
+    into = table()
+    into(torch.tensor([5]))
+    before = content(into)
+    with pytest.raises(DamagedError, match="id 9 in row 1"):
+        load(tmp_path, into)
+    assert content(into) == before
 
 
 def test_urls(table):

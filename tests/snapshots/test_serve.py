@@ -165,6 +165,35 @@ def test_what_is_served_stays_when_the_newest_cannot_be(tmp_path):
     check(snapshot.table("users"), expected(users))
 
 
+def test_what_lookups_touch_is_verified_if_asked_for(tmp_path):
+    users, gone = content(range(1000)), content([], deleted=[7])
+    folder = reference.write(tmp_path, 1, {"users": users})
+    reference.write(tmp_path, 2, {"users": gone}, parent=1)
+    (file,) = (folder / "sparse/users").iterdir()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # the flag of id 999
+    data[-1000 * 21] ^= 1  # the counter of id 0
+    file.write_bytes(data)
+    table = recis.Snapshot(tmp_path, check=True).table("users")
+    ids = torch.arange(100)
+    assert table.lookup(ids).shape == (100, 3)
+    assert table.lookup(ids, "flag")[7] == 0
+    for slot, id in [("seen", 255), ("flag", 768)]:
+        with pytest.raises(DamagedError, match=f"slot/{slot}"):
+            table.lookup(torch.tensor([id]), slot)
+    assert len(table) == 999
+    trusting = recis.Snapshot(tmp_path).table("users")
+    assert trusting.lookup(torch.tensor([255]), "seen").shape == (1, 1)
+
+
+def test_ids_out_of_place_are_found_by_lookups_that_check(tmp_path):
+    users = content([1, 2, 65537])
+    users.ids = users.ids[[1, 0, 2]]
+    reference.write(tmp_path, 1, {"users": users})
+    with pytest.raises(DamagedError, match=r"slices \[1, 2\)"):
+        recis.Snapshot(tmp_path, check=True).table("users").lookup(torch.tensor([9]))
+
+
 SERVER = """
 import sys, torch, recis
 table = recis.Snapshot(sys.argv[1]).table("users")

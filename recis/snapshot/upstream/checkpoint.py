@@ -31,8 +31,6 @@ from recis.snapshot.upstream.names import (
     parse_place,
 )
 
-_MAX_BYTES = 256 << 20
-_MAX_VALUES = 1 << 22
 _READ_AT_ONCE = 8  # headers
 
 
@@ -129,9 +127,9 @@ class Checkpoint:
             size = self.files.size(path)
         except FileNotFoundError:
             raise self.damaged(path, "a file", "none: this checkpoint was not finished") from None
-        if size > _MAX_BYTES:
-            raise self.damaged(path, f"at most {_MAX_BYTES} bytes", size)
-        return strict_json.load(self.files.read(path, 0, size), self.files.name(path), _MAX_VALUES)
+        if size > strict_json.MAX_BYTES:
+            raise self.damaged(path, f"at most {strict_json.MAX_BYTES} bytes", size)
+        return strict_json.load(self.files.read(path, 0, size), self.files.name(path))
 
     def _blocks(self) -> dict[str, Block]:
         """Every block of the index, and no other, is in the file that the index says."""
