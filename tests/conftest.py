@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from recis.nn import HashTable
 
+from . import workers
+
 # Time is not a property: a busy machine must not turn an example red. Derandomized, so that a
 # red run on one machine is red on all. HYPOTHESIS_PROFILE=deep looks further, at new places.
 settings.register_profile("recis", deadline=None, derandomize=True, max_examples=60)
@@ -33,3 +35,19 @@ def make_table(device):
         return HashTable(embedding_shape, **options)
 
     return make
+
+
+@pytest.fixture
+def run_workers(tmp_path):
+    """`run(program, count, *arguments)` runs Python source as the workers of a group."""
+
+    def run(program, count, *arguments):
+        workers.run(program, count, *arguments, cwd=tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def group_of():
+    """`group_of(count)` is the environment of a group of workers, but for the rank."""
+    return workers.group_of

@@ -1,23 +1,18 @@
 """Workers together do what one alone does with all their rows."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
-HERE = Path(__file__).parent
-TRAINING = HERE / "training.py"
+from . import training
 
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-workers, training = load(HERE / "workers.py"), load(TRAINING)
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import training
+training.main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+"""
 
 
 def joined(parts):
@@ -42,9 +37,9 @@ def assert_same_tables(found, expected):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_any_engine_of_several_workers_is_that_of_one(tmp_path, world):
+def test_any_engine_of_several_workers_is_that_of_one(tmp_path, run_workers, world):
     seeds = range(100 * world, 100 * world + 25)
-    workers.run(TRAINING, world, seeds.start, seeds.stop, tmp_path, cwd=tmp_path)
+    run_workers(WORKER, world, Path(__file__).parent, seeds.start, seeds.stop, tmp_path)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(world)]
     for seed in seeds:
         tables, outputs = training.train(seed)

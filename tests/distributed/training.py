@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
-import sys
 from pathlib import Path
 
 import torch
@@ -114,9 +112,3 @@ def main(first: int, last: int, folder: str) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     found = {seed: train(seed, world, rank) for seed in range(first, last)}
     torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

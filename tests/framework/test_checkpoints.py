@@ -4,7 +4,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -261,33 +260,11 @@ except (NotADirectoryError, SnapshotError) as error:
     assert rank or "not published: shard 1: NotADirectoryError" in str(error), error
 else:
     raise AssertionError
-dist.destroy_process_group()
 """
 
 
-def group_of_two():
-    """Its environment, but for the rank."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-
-
-def test_each_worker_has_what_is_its_own(tmp_path, caplog):
-    group = group_of_two()
-    command = [sys.executable, "-c", WORKER, Path(__file__).parent, tmp_path]
-    workers = [
-        subprocess.Popen(
-            command,
-            cwd=tmp_path,  # not where the sources are
-            env={**os.environ, **group, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+def test_each_worker_has_what_is_its_own(tmp_path, caplog, run_workers):
+    run_workers(WORKER, 2, Path(__file__).parent, tmp_path)
     # And now there is one.
     shared, own = Position(), Position()
     table = torch.nn.ModuleList([HashTable([2], name="own")])
@@ -425,8 +402,8 @@ def test_sigterm_ends_the_step_then_saves_and_exits(tmp_path):
     assert model.bias.item() == 2 * (step - 1) + 1
 
 
-def test_sigterm_of_one_worker_ends_all_after_the_same_step(tmp_path):
-    group = group_of_two()
+def test_sigterm_of_one_worker_ends_all_after_the_same_step(tmp_path, group_of):
+    group = group_of(2)
     with ThreadPoolExecutor() as pool:  # none is ready before the other is there
         started = [
             pool.submit(start, tmp_path, "group", **group, RANK=str(rank)) for rank in range(2)

@@ -1,10 +1,5 @@
 """Tables in `torch.distributed.checkpoint`, and dense tensors of snapshots read by it."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -124,27 +119,11 @@ dcp.load({"sharded": table.table}, checkpoint_id=folder)
 found = table.ids().argsort()
 assert torch.equal(table.ids()[found], ids)
 assert torch.equal(table.embeddings()[found], ids.float().repeat(2, 1).T + 1)
-dist.destroy_process_group()
 """
 
 
-def test_workers_save_their_slices(tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)],
-            cwd=tmp_path,  # not where the sources are
-            env={**os.environ, **address, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+def test_workers_save_their_slices(tmp_path, run_workers):
+    run_workers(WORKER, 2, tmp_path)
 
 
 def test_the_dense_tensors_of_a_snapshot_are_read_by_torch(tmp_path):

@@ -1,10 +1,5 @@
 """Workers in a process group save one checkpoint in RecIS 1.0's layout, or none."""
 
-import os
-import socket
-import subprocess
-import sys
-
 WORKER = """
 import os, sys, torch, torch.distributed as dist
 from recis.nn import HashTable
@@ -41,24 +36,8 @@ else:
     raise AssertionError("saved")
 dist.barrier()
 assert os.listdir(folder) == ["up"]
-dist.destroy_process_group()
 """
 
 
-def test_workers_save_together(tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)],
-            cwd=tmp_path,  # not where the sources are
-            env={**os.environ, **address, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+def test_workers_save_together(tmp_path, run_workers):
+    run_workers(WORKER, 2, tmp_path)
