@@ -24,7 +24,7 @@ from recis.snapshot.manifest import (
     read_manifest,
 )
 from recis.snapshot.names import DRAFT_PREFIX, MANIFEST, step_name
-from recis.snapshot.publish import Draft
+from recis.snapshot.publish import Draft, write_bytes
 
 
 class Shards:
@@ -124,8 +124,7 @@ class Shards:
                 os.unlink(report)  # of an earlier save, cut short
             manifest = write(draft)
             draft.sync()
-            with open(f"{report}.new", "w", encoding="ascii") as file:
-                json.dump(asdict(manifest), file)
+            write_bytes(f"{report}.new", json.dumps(asdict(manifest)).encode())
             os.rename(f"{report}.new", report)
             reports = []
             for shard in range(self.count):

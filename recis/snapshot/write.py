@@ -19,7 +19,7 @@ from recis.snapshot import header
 from recis.snapshot.checksum import bytes_of, to_hex, xxh3
 from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
 from recis.snapshot.names import check_table, deleted_path, rows_path
-from recis.snapshot.publish import Draft
+from recis.snapshot.publish import Draft, named, write_bytes
 from recis.snapshot.read import STATE, Rows
 from recis.snapshot.sparse_file import (
     GROUP_SLICES,
@@ -339,7 +339,8 @@ class _PartWriter:
         for name, values in columns.items():
             at = self._data + self._tensors[name].begin
             row_bytes = values.nbytes // max(1, len(values))
-            _put(self._handle, bytes_of(values), at + self._rows * row_bytes)
+            with named(self._path):
+                _put(self._handle, bytes_of(values), at + self._rows * row_bytes)
         self._rows += len(rows.ids)
 
     def finish(self) -> FileInfo:
@@ -358,11 +359,12 @@ class _PartWriter:
                 sums[group, column] = xxh3(data)
         of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(columns)}
         for name, values in [("slice_offsets", self._offsets), ("checksums", sums)]:
-            _put(
-                self._handle,
-                values.reshape(-1).view(np.uint8),
-                self._data + self._tensors[name].begin,
-            )
+            with named(self._path):
+                _put(
+                    self._handle,
+                    values.reshape(-1).view(np.uint8),
+                    self._data + self._tensors[name].begin,
+                )
             of[name] = xxh3(values)
         return _finish(
             self._path,
@@ -404,9 +406,9 @@ def _finish(
     end = len(head) + max(spec.end for spec in tensors.values())
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        _put(handle, np.frombuffer(head, np.uint8), 0)
-        os.ftruncate(handle, end)
-        os.fsync(handle)
+        with named(path):
+            _put(handle, np.frombuffer(head, np.uint8), 0)
+            os.ftruncate(handle, end)
     finally:
         os.close(handle)
     return replace(file, bytes=end, xxh3=texts)
@@ -415,12 +417,9 @@ def _finish(
 def write_file(
     draft: Draft, relative: str, pieces: list[Any], shard: int = 0, shards: int = 1
 ) -> StateFile:
-    """Writes a file of these bytes-like pieces, durably."""
+    """Writes a file of these bytes-like pieces."""
     data = b"".join(pieces)
-    with open(draft.path(relative), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    write_bytes(draft.path(relative), data)
     return StateFile(relative, len(data), to_hex(xxh3(data)), shard, shards)
 
 
@@ -437,12 +436,8 @@ def _split(rows: Rows, count: int) -> tuple[Rows, Rows | None]:
 
 def _put(handle: int, data: Array, offset: int) -> None:
     view, done = data.data, 0
-    try:
-        while done < len(view):
-            done += os.pwrite(handle, view[done:], offset + done)
-    except OSError as error:
-        path = os.readlink(f"/proc/self/fd/{handle}")
-        raise OSError(error.errno, error.strerror, path) from None
+    while done < len(view):
+        done += os.pwrite(handle, view[done:], offset + done)
 
 
 def _get(handle: int, buffer: bytearray, offset: int) -> None:
