@@ -249,7 +249,7 @@ def clean_drafts(root: str | os.PathLike[str]) -> list[str]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.isdir(path):
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 os.unlink(path)
             removed.append(name)
@@ -309,11 +309,18 @@ def sync(path: str) -> None:
         os.close(handle)
 
 
+def remove_tree(path: str) -> None:
+    """Removes a directory with all that is in it."""
+    with named(path):
+        shutil.rmtree(path)
+
+
 @contextmanager
 def named(path: str) -> Iterator[None]:
-    """Has errors of calls on an open file name it, as those that open it do."""
+    """Has errors of calls on what is open name the path that it was opened by."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or path
+        if not os.path.isabs(str(error.filename or "")):  # or a name in an open directory
+            error.filename = path
         raise

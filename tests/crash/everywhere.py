@@ -30,6 +30,8 @@ from recis.snapshot.gc import collect_garbage
 from recis.snapshot.publish import clean_drafts, steps
 
 KILLED, OK, FAILED = 9, 0, 1
+NEXT = 9
+"""The step of a save that follows."""
 
 
 class CommandError(Exception):
@@ -147,6 +149,7 @@ class Campaign:
         self._work = Workload()
         self._seed.mkdir()
         operation.prepare(self._work, self._seed)
+        self._work.expect(NEXT)
         self._given = frozenset(steps(self._seed / "snapshots"))
         self.calls = self._record()
 
@@ -157,23 +160,30 @@ class Campaign:
 
     def _record(self) -> list[Call]:
         """What the operation does when nothing goes wrong."""
-        self._renew()
+        root = self._renew()
 
-        def child() -> None:
+        def act() -> None:
             log = os.open(self._log, os.O_WRONLY | os.O_CREAT, 0o600)
             arm(self._folder, log=log)
             self._operation.act(self._work, self._folder)
             disarm()
 
-        code, text = _forked(child)
-        assert code == OK, text
+        for task in (act, lambda: self._finish(root)):
+            code, text = _forked(task)
+            assert code == OK, text
+            # What was checked here is known to the children that follow.
+            self._check(root, self._operation.after, self._operation.after | {NEXT})
         return read_log(self._log.read_bytes())
 
     def meet(self, fault: int, at: int) -> str:
         """Has a call go wrong; what is not as it must be after that, or nothing."""
-        root = self._renew()
+        operation, root = self._operation, self._renew()
         code, text = _forked(lambda: self._child(root, fault, at))
         if code == KILLED and fault in (KILL, HALFWAY):
+            try:
+                self._check(root, operation.before, operation.before | operation.extra)
+            except Exception:
+                return traceback.format_exc()
             code, text = _forked(lambda: self._after_kill(root))
         return "" if code == OK else text
 
@@ -196,7 +206,6 @@ class Campaign:
 
     def _after_kill(self, root: Path) -> None:
         operation = self._operation
-        self._check(root, operation.before, operation.before | operation.extra)
         if not operation.undone or not operation.after <= set(steps(root)):
             clean_drafts(root)  # of a shard that has no partner any more
             error = self._act()
@@ -213,12 +222,10 @@ class Campaign:
     def _finish(self, root: Path) -> None:
         """The operation has come to its end: all is there, and one more snapshot can be made."""
         self._check(root, self._operation.after, self._operation.after)
-        self._work.train(9)
-        self._work.expect(9)
-        self._work.save(root, 9)
+        self._work.save(root, NEXT)
         collect_garbage(root, 100)
         assert drafts(root) == []
-        self._check(root, self._operation.after | {9}, self._operation.after | {9})
+        self._check(root, self._operation.after | {NEXT}, self._operation.after | {NEXT})
 
     def _check(self, root: Path, needed: frozenset[int], allowed: frozenset[int]) -> None:
         self._work.check(root, needed, allowed)
@@ -258,6 +265,7 @@ def chosen(calls: list[Call], every: int) -> list[int]:
 
 def main(folder: str, name: str, every: str = "1") -> None:
     torch.set_num_threads(1)
+    _command("gc", "--help")  # imports what children would import again and again
     campaign = Campaign(Path(folder), OPERATIONS[name])
     report = {}
     for fault_name, fault in FAULTS.items():

@@ -36,8 +36,8 @@ class Call(NamedTuple):
     """What was written, or the new name."""
 
     def place(self) -> tuple[str, str]:
-        """The same for calls that do the same with the same, whatever the draft is called."""
-        return self.kind, re.sub("[0-9a-f]{16}", "*", self.path)
+        """The same for calls that do the same with files that serve the same."""
+        return self.kind, re.sub("[0-9a-f]{3,}", "*", os.path.basename(self.path))
 
     def can_go_wrong(self, fault: int) -> bool:
         """Whether the shim counts it, as `goes_wrong` in shim.c does."""
