@@ -3,6 +3,7 @@
 #   make demo    a year of flights              make test    what must pass
 #   make check   all that CI runs               make bench   the figures of docs/numbers.md
 #   make format  what `make lint` asks for      make torch-matrix   other releases of torch
+#   make crash   faults at every call of snapshots
 #
 # PYTHON chooses the interpreter. A recipe that fails leaves no stamp, so run it again.
 
@@ -19,7 +20,7 @@ SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc'
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES))
 TYPED := recis $(wildcard examples tools) engine/fetch_sources.py .ci/torch_matrix.py
 
-.PHONY: demo test check build lint format unit asan tsan bench torch-matrix clean
+.PHONY: demo test check build lint format unit asan tsan crash bench torch-matrix clean
 .NOTPARALLEL:
 
 demo: build
@@ -84,6 +85,10 @@ asan: .venv/tools
 tsan: .venv/tools
 	$(call engine_tests,tsan,thread)
 	TSAN_OPTIONS=die_after_fork=0 $(NO_ASLR) timeout 1800 build/tsan/engine_tests
+
+# `make test` tries a few hundred of these faults.
+crash: build
+	RECIS_CRASH=all $(BIN)/pytest tests/crash
 
 bench: build
 	$(BIN)/python benchmarks/lookup.py

@@ -11,6 +11,7 @@ what went wrong then.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -131,9 +132,9 @@ OPERATIONS = {
     ),
     "reshard": _operation(
         _delta,
-        lambda _, folder: _command("reshard", folder / "snapshots", folder / "three", "--shards", "3"),
+        lambda _, folder: _command("reshard", folder / "snapshots", folder / "two", "--shards", "2"),
         set(), {2}, {2},
-        root="three",
+        root="two",
     ),
 }  # fmt: skip
 
@@ -169,7 +170,7 @@ class Campaign:
             disarm()
 
         for task in (act, lambda: self._finish(root)):
-            code, text = _forked(task)
+            code, text = forked(task)
             assert code == OK, text
             # What was checked here is known to the children that follow.
             self._check(root, self._operation.after, self._operation.after | {NEXT})
@@ -178,13 +179,13 @@ class Campaign:
     def meet(self, fault: int, at: int) -> str:
         """Has a call go wrong; what is not as it must be after that, or nothing."""
         operation, root = self._operation, self._renew()
-        code, text = _forked(lambda: self._child(root, fault, at))
+        code, text = forked(lambda: self._child(root, fault, at))
         if code == KILLED and fault in (KILL, HALFWAY):
             try:
                 self._check(root, operation.before, operation.before | operation.extra)
             except Exception:
                 return traceback.format_exc()
-            code, text = _forked(lambda: self._after_kill(root))
+            code, text = forked(lambda: self._after_kill(root))
         return "" if code == OK else text
 
     def _child(self, root: Path, fault: int, at: int) -> None:
@@ -233,7 +234,7 @@ class Campaign:
             self._work.check(self._folder / "snapshots", self._given, self._given)
 
 
-def _forked(task: Callable[[], None]) -> tuple[int, str]:
+def forked(task: Callable[[], None]) -> tuple[int, str]:
     """Does it in a child; its exit status or the signal that ended it, and its last words."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -265,6 +266,7 @@ def chosen(calls: list[Call], every: int) -> list[int]:
 
 def main(folder: str, name: str, every: str = "1") -> None:
     torch.set_num_threads(1)
+    logging.disable()  # that `latest` cannot be moved
     _command("gc", "--help")  # imports what children would import again and again
     campaign = Campaign(Path(folder), OPERATIONS[name])
     report = {}
