@@ -132,7 +132,7 @@ OPERATIONS = {
     ),
     "reshard": _operation(
         _delta,
-        lambda _, folder: _command("reshard", folder / "snapshots", folder / "two", "--shards", "2"),
+        lambda _, f: _command("reshard", f / "snapshots", f / "two", "--shards", "2"),
         set(), {2}, {2},
         root="two",
     ),
@@ -267,7 +267,7 @@ def chosen(calls: list[Call], every: int) -> list[int]:
 def main(folder: str, name: str, every: str = "1") -> None:
     torch.set_num_threads(1)
     logging.disable()  # that `latest` cannot be moved
-    _command("gc", "--help")  # imports what children would import again and again
+    _command("gc", folder, "--keep", "1")  # imports what each child would have to
     campaign = Campaign(Path(folder), OPERATIONS[name])
     report = {}
     for fault_name, fault in FAULTS.items():
