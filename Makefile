@@ -17,7 +17,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml
-CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES))
+CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES)) tests/crash/shim.c
 TYPED := recis $(wildcard examples tools) engine/fetch_sources.py .ci/torch_matrix.py
 
 .PHONY: demo test check build lint format unit asan tsan crash bench torch-matrix clean

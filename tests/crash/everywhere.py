@@ -44,11 +44,11 @@ class Operation(NamedTuple):
 
     prepare: Callable[[Workload, Path], None]
     act: Callable[[Workload, Path], None]
-    before: frozenset[int]
+    before: set[int]
     """Steps that must be there whatever happens."""
-    extra: frozenset[int]
+    extra: set[int]
     """Steps that may be there if it does not come to its end."""
-    after: frozenset[int]
+    after: set[int]
     """Steps that are there once it has."""
     undone: bool = True
     """Whether an error means that nothing has changed."""
@@ -85,52 +85,40 @@ def _command(*arguments: str | Path) -> None:
     assert done.exit_code == 0, done.output
 
 
-def _operation(
-    prepare: Callable[[Workload, Path], None],
-    act: Callable[[Workload, Path], None],
-    before: set[int],
-    extra: set[int],
-    after: set[int],
-    **options: object,
-) -> Operation:
-    sets = (frozenset(before), frozenset(extra), frozenset(after))
-    return Operation(prepare, act, *sets, **options)  # type: ignore[arg-type]
-
-
 OPERATIONS = {
-    "first save": _operation(
+    "first save": Operation(
         lambda work, _: (work.train(2), work.expect(2)),
         lambda work, folder: work.save(folder / "snapshots", 2),
         set(), {2}, {2},
     ),
-    "save": _operation(
+    "save": Operation(
         _base,
         lambda work, folder: work.save(folder / "snapshots", 2),
         {1}, {2}, {1, 2},
     ),
-    "delta": _operation(
+    "delta": Operation(
         _base,
         lambda work, folder: work.save(folder / "snapshots", 2, parent=1),
         {1}, {2}, {1, 2},
     ),
-    "shards": _operation(
+    "shards": Operation(
         _base,
         lambda work, folder: work.save(folder / "snapshots", 2, shards=2),
         {1}, {2}, {1, 2},
     ),
-    "gc": _operation(
+    "gc": Operation(
         _chains,
         lambda _, folder: _command("gc", folder / "snapshots", "--keep", "1"),
         {3, 4}, {1, 2}, {3, 4},
         undone=False,
     ),
-    "compact": _operation(
+    "compact": Operation(
         _delta,
         lambda _, folder: _command("compact", folder / "snapshots", folder / "full"),
         set(), {2}, {2},
         root="full",
     ),
-    "reshard": _operation(
+    "reshard": Operation(
         _delta,
         lambda _, f: _command("reshard", f / "snapshots", f / "two", "--shards", "2"),
         set(), {2}, {2},
@@ -151,7 +139,7 @@ class Campaign:
         self._seed.mkdir()
         operation.prepare(self._work, self._seed)
         self._work.expect(NEXT)
-        self._given = frozenset(steps(self._seed / "snapshots"))
+        self._given = set(steps(self._seed / "snapshots"))
         self.calls = self._record()
 
     def _renew(self) -> Path:
@@ -199,7 +187,7 @@ class Campaign:
             assert fault != SHORT, f"a short write is no reason to fail: {error!r}"
             # Files of any snapshot are named: one of those that are read may have been the reason.
             assert str(self._folder) in str(error), f"no file is named: {error!r}"
-            extra = frozenset() if self._operation.undone else self._operation.extra
+            extra = set() if self._operation.undone else self._operation.extra
             self._check(root, self._operation.before, self._operation.before | extra)
             error = self._act()
             assert error is None, f"it failed again: {error!r}"
@@ -228,7 +216,7 @@ class Campaign:
         assert drafts(root) == []
         self._check(root, self._operation.after | {NEXT}, self._operation.after | {NEXT})
 
-    def _check(self, root: Path, needed: frozenset[int], allowed: frozenset[int]) -> None:
+    def _check(self, root: Path, needed: set[int], allowed: set[int]) -> None:
         self._work.check(root, needed, allowed)
         if root.name != "snapshots":  # where it was made from
             self._work.check(self._folder / "snapshots", self._given, self._given)
