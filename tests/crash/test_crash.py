@@ -48,6 +48,13 @@ def preloaded(tmp_path_factory):
 
 
 @pytest.mark.timeout(3600 if ALL else 120)
+def test_power_may_fail_at_any_time(preloaded):
+    found = preloaded("power.py", STATES)
+    assert found["calls"] > 200
+    assert found["failures"] == []
+
+
+@pytest.mark.timeout(3600 if ALL else 120)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_call_that_goes_wrong_tears_nothing(preloaded, operation):
     """Processes are killed at calls, and in the midst of writes; disks are full or broken."""
@@ -55,10 +62,3 @@ def test_a_call_that_goes_wrong_tears_nothing(preloaded, operation):
         assert found["failures"] == {}, fault
         if fault in ("kill", "broken"):
             assert found["tried"] > 10, fault
-
-
-@pytest.mark.timeout(3600 if ALL else 120)
-def test_power_may_fail_at_any_time(preloaded):
-    found = preloaded("power.py", STATES)
-    assert found["calls"] > 200
-    assert found["failures"] == []

@@ -22,7 +22,7 @@ CONFIGURE = (
     "cmake -S engine -B build -G Ninja -DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON "
     "-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1"
 )
-TESTS = "tests/snapshots/test_publish.py tests/snapshots/test_verify.py tests/crash tests/ckpt"
+TESTS = "tests/snapshots/test_publish.py tests/crash tests/snapshots/test_verify.py tests/ckpt"
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
