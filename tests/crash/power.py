@@ -10,6 +10,7 @@ is wrong with which state.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -24,6 +25,7 @@ from shim import arm, disarm, note, read_log
 from workload import Workload, drafts
 
 from recis.snapshot.gc import collect_garbage
+from recis.snapshot.names import LATEST
 
 KEPT = {3, 4}
 STEPS = {1, 2, 3, 4}
@@ -32,6 +34,9 @@ STEPS = {1, 2, 3, 4}
 def live(work: Workload, root: Path) -> None:
     """A full snapshot, a delta, shards, another delta, and the first two go."""
     for step, options in [(1, {}), (2, {"parent": 1}), (3, {"shards": 2}), (4, {"parent": 3})]:
+        if step == 2:  # from now on it cannot be moved, and no sync of its own helps
+            (root / LATEST).unlink()
+            (root / LATEST).mkdir()
         work.train(step)
         work.expect(step)
         work.save(root, step, **options)
@@ -55,6 +60,7 @@ def tree(root: Path) -> dict[str, bytes | None]:
 
 def main(place: str, states: str) -> None:
     torch.set_num_threads(1)
+    logging.disable()  # that `latest` cannot be moved
     folder = Path(place)
     work, failures = Workload(), []
     (folder / "lived").mkdir()
