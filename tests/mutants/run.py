@@ -22,7 +22,13 @@ CONFIGURE = (
     "cmake -S engine -B build -G Ninja -DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON "
     "-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1"
 )
-TESTS = "tests/snapshots/test_publish.py tests/crash tests/snapshots/test_verify.py tests/ckpt"
+TESTS = " ".join(
+    f"tests/{name}"
+    for name in (
+        "snapshots/test_publish.py", "snapshots/test_read.py", "snapshots/test_verify.py",
+        "crash", "ckpt",
+    )
+)  # fmt: skip
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
