@@ -3,6 +3,7 @@
 #   make demo    a year of flights              make test    what must pass
 #   make check   all that CI runs               make bench   the figures of docs/numbers.md
 #   make format  what `make lint` asks for      make torch-matrix   other releases of torch
+#   make crash   faults at every call of snapshots
 #   make fuzz    inputs that do harm, FUZZ_SECONDS for each target
 #
 # PYTHON chooses the interpreter. A recipe that fails leaves no stamp, so run it again.
@@ -17,10 +18,10 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml
-CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES))
+CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES)) tests/crash/shim.c
 TYPED := recis $(wildcard examples tools) engine/fetch_sources.py .ci/torch_matrix.py
 
-.PHONY: demo test check build lint format unit asan tsan bench fuzz torch-matrix clean
+.PHONY: demo test check build lint format unit asan tsan crash bench fuzz torch-matrix clean
 .NOTPARALLEL:
 
 demo: build
@@ -85,6 +86,10 @@ asan: .venv/tools
 tsan: .venv/tools
 	$(call engine_tests,tsan,thread)
 	TSAN_OPTIONS=die_after_fork=0 $(NO_ASLR) timeout 1800 build/tsan/engine_tests
+
+# `make test` tries a few hundred of these faults.
+crash: build
+	RECIS_CRASH=all $(BIN)/pytest tests/crash
 
 bench: build
 	$(BIN)/python benchmarks/lookup.py

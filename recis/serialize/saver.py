@@ -39,7 +39,7 @@ class Saver:
         shard_num: how many processes save one snapshot together. With `torch.distributed` each of
             them makes a Saver, they agree by collectives in a group of their own, and rank 0
             publishes. Without, the one that is last publishes, and the others return before
-            that; if a save of theirs was cut short, delete its `.tmp-` directory before another
+            that; if a save of theirs was cut short, delete its `.tmp-` directories before another
             of the same step.
         parallel: parts that `save` writes at once, two at most. `save_async` writes them one by one
             at a lower priority, and leaves the processors to training.

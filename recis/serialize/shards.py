@@ -24,7 +24,7 @@ from recis.snapshot.manifest import (
     read_manifest,
 )
 from recis.snapshot.names import DRAFT_PREFIX, MANIFEST, step_name
-from recis.snapshot.publish import Draft
+from recis.snapshot.publish import Draft, write_bytes
 
 
 class Shards:
@@ -133,20 +133,23 @@ class Shards:
     ) -> tuple[str, str]:
         name = f"{DRAFT_PREFIX}{step_name(step)}-shards"
         # Others may still be writing when this process is done: it does not own the draft.
-        with Draft(root, step, name=name, owner=False) as draft:
+        with (
+            Draft(root, step, name=name, owner=False) as draft,
+            # Beside it: should publishing fail, what the others said is still needed.
+            Draft(root, step, name=f"{name}-reports", owner=False) as told,
+        ):
             path = f"{draft.root}/{step_name(step)}"
-            report = draft.path(_report(self.index))
+            report = told.path(_report(self.index))
             with suppress(FileNotFoundError):
                 os.unlink(report)  # of an earlier save, cut short
             manifest = write(draft)
             draft.sync()
-            with open(f"{report}.new", "w", encoding="ascii") as file:
-                json.dump(asdict(manifest), file)
+            write_bytes(f"{report}.new", json.dumps(asdict(manifest)).encode())
             os.rename(f"{report}.new", report)
             reports = []
             for shard in range(self.count):
                 try:
-                    with open(draft.path(_report(shard)), encoding="ascii") as file:
+                    with open(told.path(_report(shard)), encoding="ascii") as file:
                         reports.append(_from_report(json.load(file)))
                 except FileNotFoundError:
                     return path, ""  # another will be the last
@@ -158,6 +161,11 @@ class Shards:
                 files = open_files(path)
                 if not files.exists(MANIFEST) or read_manifest(files)[0] != whole:
                     raise
+            except BaseException:
+                with suppress(OSError):  # nobody is to publish before this is saved again
+                    os.unlink(report)
+                raise
+            told.owner = True  # drops the reports
             return path, Manifest.checksum(whole.to_bytes())
 
 

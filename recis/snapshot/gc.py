@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 
 from recis.snapshot.errors import SnapshotError
 from recis.snapshot.files import is_remote, local_path, open_files
 from recis.snapshot.names import DRAFT_PREFIX, step_name
-from recis.snapshot.publish import clean_drafts, steps, sync
+from recis.snapshot.publish import clean_drafts, remove_tree, steps, sync
 from recis.snapshot.read import read_chain
 from recis.snapshot.verify import Level, verify
 
@@ -57,7 +56,7 @@ def collect_garbage(
         hidden = os.path.join(root, f"{DRAFT_PREFIX}gone-{secrets.token_hex(8)}")
         os.rename(os.path.join(root, name), hidden)  # out of readers' sight at once
         sync(root)  # and for good: with files missing it would be damaged
-        shutil.rmtree(hidden)
+        remove_tree(hidden)
     return gone + clean_drafts(root)
 
 

@@ -13,6 +13,8 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -122,9 +124,11 @@ class Draft:
             (MANIFEST, data),
         ]:
             path = self.path(name)
-            _write(path, content)
+            write_bytes(path, content)
             if self._system is not None:
                 self._upload(path, name)
+            else:
+                sync(path)
         if self._system is None:
             sync(self._folder)
             self._rename()
@@ -137,16 +141,22 @@ class Draft:
         self._system.put_file(path, target)
 
     def _rename(self) -> None:
+        target = os.path.join(self.root, step_name(self.step))
         try:
             # It never replaces a directory that holds something, as every snapshot does.
-            os.rename(self._folder, os.path.join(self.root, step_name(self.step)))
+            os.rename(self._folder, target)
         except (FileExistsError, NotADirectoryError):
             raise FileExistsError(self._taken()) from None
         except OSError as error:
-            if os.path.exists(os.path.join(self.root, step_name(self.step))):
+            if os.path.exists(target):
                 raise FileExistsError(self._taken()) from None
             raise error
-        sync(self.root)
+        try:
+            sync(self.root)
+        except OSError:
+            # It may not survive a crash, so it is not to be seen, and can be saved again.
+            os.rename(target, self._folder)
+            raise
 
     def _point(self, name: str) -> None:
         """Moves `latest`. It is only a hint, and the snapshot is there: no reason to fail."""
@@ -248,7 +258,7 @@ def clean_drafts(root: str | os.PathLike[str]) -> list[str]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.isdir(path):
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 os.unlink(path)
             removed.append(name)
@@ -280,7 +290,7 @@ def _replace(root: str, name: str, data: bytes) -> None:
     """Makes a file of this content in a directory, or in the place of another, durably."""
     draft = os.path.join(root, f"{DRAFT_PREFIX}{name}-{secrets.token_hex(8)}")
     while True:
-        with open(draft, "wb") as file:
+        with named(draft), open(draft, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             if not os.path.exists(draft):
                 continue  # cleaned away before it was locked
@@ -292,17 +302,34 @@ def _replace(root: str, name: str, data: bytes) -> None:
         return
 
 
-def _write(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
+def write_bytes(path: str, data: bytes | bytearray) -> None:
+    """Makes a file of this content, or gives it to one; `sync` makes it durable."""
+    with named(path), open(path, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def sync(path: str) -> None:
     """Makes the names in a directory, or the content of a file, durable."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        with named(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_tree(path: str) -> None:
+    """Removes a directory with all that is in it."""
+    with named(path):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """Has errors of calls on what is open name the path that it was opened by."""
+    try:
+        yield
+    except OSError as error:
+        if not os.path.isabs(str(error.filename or "")):  # or a name in an open directory
+            error.filename = path
+        raise

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from recis.nn.modules.hashtable import gen_slice
-from recis.snapshot.manifest import FileInfo, StateFile, TableInfo
+from recis.snapshot.manifest import FileInfo, TableInfo
 from recis.snapshot.publish import Draft
 from recis.snapshot.read import Rows, SnapshotReader
 from recis.snapshot.sparse_file import Array
-from recis.snapshot.write import PART_BYTES, collect, count_slices, write_rows
+from recis.snapshot.write import PART_BYTES, collect, count_slices, write_file, write_rows
 
 READ_BYTES = 8 << 20
 """Of rows that are held."""
@@ -61,7 +61,7 @@ def rewrite(
             for name in reader.manifest.tables
         }
         for file in reader.manifest.dense:
-            _copy(draft, reader, file)
+            write_file(draft, file.path, reader.read_pieces(file))
         return draft.publish(
             replace(reader.manifest, tables=tables, world_size=shards, parent=None)
         )
@@ -119,11 +119,5 @@ def _write_table(
             part_bytes=part_bytes,
         ).files
     for file in about.policies:
-        _copy(draft, reader, file)
+        write_file(draft, file.path, reader.read_pieces(file))
     return collect(about, files)
-
-
-def _copy(draft: Draft, reader: SnapshotReader, file: StateFile) -> None:
-    with open(draft.path(file.path), "wb") as copy:
-        for piece in reader.read_pieces(file):
-            copy.write(piece.data)

@@ -21,7 +21,7 @@ from recis.snapshot.errors import DamagedError
 from recis.snapshot.files import PIECE_BYTES
 from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
 from recis.snapshot.names import check_table, deleted_path, rows_path
-from recis.snapshot.publish import Draft
+from recis.snapshot.publish import Draft, named
 from recis.snapshot.read import STATE, Rows, check_state
 from recis.snapshot.sparse_file import (
     GROUP_SLICES,
@@ -350,7 +350,8 @@ class _PartWriter:
         for name, values in columns.items():
             at = self._data + self._tensors[name].begin
             row_bytes = values.nbytes // max(1, len(values))
-            put(self._handle, bytes_of(values), at + self._rows * row_bytes)
+            with named(self._path):
+                put(self._handle, bytes_of(values), at + self._rows * row_bytes)
         self._rows += len(rows.ids)
 
     def finish(self) -> FileInfo:
@@ -373,11 +374,12 @@ class _PartWriter:
                 sums[group, column] = state.digest()
         of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(columns)}
         for name, values in [("slice_offsets", self._offsets), ("checksums", sums)]:
-            put(
-                self._handle,
-                values.reshape(-1).view(np.uint8),
-                self._data + self._tensors[name].begin,
-            )
+            with named(self._path):
+                put(
+                    self._handle,
+                    values.reshape(-1).view(np.uint8),
+                    self._data + self._tensors[name].begin,
+                )
             of[name] = xxh3(values)
         return _finish(
             self._path,
@@ -419,26 +421,24 @@ def _finish(
     end = len(head) + max(spec.end for spec in tensors.values())
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        put(handle, np.frombuffer(head, np.uint8), 0)
-        os.ftruncate(handle, end)
-        os.fsync(handle)
+        with named(path):
+            put(handle, np.frombuffer(head, np.uint8), 0)
+            os.ftruncate(handle, end)
     finally:
         os.close(handle)
     return replace(file, bytes=end, xxh3=texts)
 
 
 def write_file(
-    draft: Draft, relative: str, pieces: list[Any], shard: int = 0, shards: int = 1
+    draft: Draft, relative: str, pieces: Iterable[Any], shard: int = 0, shards: int = 1
 ) -> StateFile:
-    """Writes a file of these bytes-like pieces, durably."""
-    state = Xxh3()
-    with open(draft.path(relative), "wb") as file:
+    """Writes a file of these bytes-like pieces."""
+    state, path = Xxh3(), draft.path(relative)
+    with named(path), open(path, "wb") as file:
         for piece in pieces:
             file.write(piece)
             state.update(piece)
         size = file.tell()
-        file.flush()
-        os.fsync(file.fileno())
     return StateFile(relative, size, to_hex(state.digest()), shard, shards)
 
 
@@ -454,14 +454,10 @@ def _split(rows: Rows, count: int) -> tuple[Rows, Rows | None]:
 
 
 def put(handle: int, data: Array, offset: int) -> None:
-    """Writes bytes, uint8 `(n,)`, to an open file; an error names the file."""
+    """Writes bytes, uint8 `(n,)`, to an open file."""
     view, done = data.data, 0
-    try:
-        while done < len(view):
-            done += os.pwrite(handle, view[done:], offset + done)
-    except OSError as error:
-        path = os.readlink(f"/proc/self/fd/{handle}")
-        raise OSError(error.errno, error.strerror, path) from None
+    while done < len(view):
+        done += os.pwrite(handle, view[done:], offset + done)
 
 
 def get(handle: int, buffer: Any, offset: int) -> None:

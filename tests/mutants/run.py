@@ -1,10 +1,13 @@
-"""Breaks the engine one line at a time and says which tests notice.
+"""Breaks the sources one place at a time and says which tests notice.
 
-Run by hand, from anywhere: `python tests/mutants/run.py [word]` tries the mutants of mutants.txt
-whose text contains the word. Each is a file of engine/, a text that stands in it once, and what
-it becomes. It ends with the number that no test noticed.
+Run by hand, from anywhere: `python tests/mutants/run.py [word]` tries the mutants of engine.txt and
+snapshots.txt whose text contains the word. Each is a file of engine/ or of recis/, a text that
+stands in it once, and what it becomes; "\\n" stands for the end of a line. Those of recis/ need
+the package built with `make build`. It ends with the number that no test noticed.
 """
 
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -19,44 +22,94 @@ CONFIGURE = (
     "cmake -S engine -B build -G Ninja -DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON "
     "-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1"
 )
+TESTS = " ".join(
+    f"tests/{name}"
+    for name in (
+        "snapshots/test_publish.py", "snapshots/test_read.py", "snapshots/test_verify.py",
+        "crash", "ckpt",
+    )
+)  # fmt: skip
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command.split(), cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{folder / 'tools'}"}
+    return subprocess.run(
+        command.split(), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
-def verdict(folder: Path) -> str:
-    """The tests that fail; empty if all pass."""
-    built = run("cmake --build build", folder)
-    if built.returncode != 0:
-        raise RuntimeError(built.stdout)
-    tests = run("build/engine_tests", folder)
-    found = re.findall(r"^(?:FAILED|TOO SLOW) (\S+)", tests.stdout + tests.stderr, re.MULTILINE)
-    crash = [f"killed by signal {-tests.returncode}"] if tests.returncode < 0 else []
-    return ", ".join([*dict.fromkeys(found), *crash])
+class Engine:
+    """The sources of engine.txt: all C++ tests."""
+
+    sources = "engine"
+
+    def prepare(self, folder: Path) -> None:
+        shutil.copytree(ROOT / "engine", folder / "engine")
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        run(CONFIGURE, folder)
+
+    def verdict(self, folder: Path) -> str:
+        """The tests that fail; empty if all pass."""
+        built = run("cmake --build build", folder)
+        if built.returncode != 0:
+            raise RuntimeError(built.stdout)
+        tests = run("build/engine_tests", folder)
+        found = re.findall(r"^(?:FAILED|TOO SLOW) (\S+)", tests.stdout + tests.stderr, re.MULTILINE)
+        crash = [f"killed by signal {-tests.returncode}"] if tests.returncode < 0 else []
+        return ", ".join([*dict.fromkeys(found), *crash])
+
+
+class Snapshots:
+    """The sources of snapshots.txt: the tests of whole snapshots, up to the first that fails."""
+
+    sources = "recis"
+
+    def prepare(self, folder: Path) -> None:
+        for name in ("recis", "tools", "tests"):
+            shutil.copytree(ROOT / name, folder / name)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        engine = importlib.util.find_spec("recis._engine")
+        assert engine is not None and engine.origin is not None
+        shutil.copy(engine.origin, folder / "recis")
+
+    def verdict(self, folder: Path) -> str:
+        """The test that fails; empty if all pass."""
+        tests = run(f"{sys.executable} -m pytest -q -x -p no:cacheprovider {TESTS}", folder)
+        found = re.findall(r"^(?:FAILED|ERROR) (\S+)", tests.stdout, re.MULTILINE)
+        if tests.returncode not in (0, 1):
+            raise RuntimeError(tests.stdout + tests.stderr)
+        return ", ".join(found)
 
 
 def main(word: str) -> int:
     survivors = 0
+    for name, suite in (("engine.txt", Engine()), ("snapshots.txt", Snapshots())):
+        mutants = MUTANT.findall((HERE / name).read_text())
+        chosen = [mutant for mutant in mutants if word in " ".join(mutant)]
+        if chosen:
+            survivors += tried(suite, chosen)
+    print(f"{survivors} survived")
+    return survivors != 0
+
+
+def tried(suite: Engine | Snapshots, mutants: list[tuple[str, str, str]]) -> int:
+    """How many of these no test noticed."""
+    survivors = 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shutil.copytree(ROOT / "engine", folder / "engine")
-        shutil.copy(ROOT / "pyproject.toml", folder)
-        run(CONFIGURE, folder)
-        assert verdict(folder) == "", "the tests must pass first"
-        for name, before, after in MUTANT.findall((HERE / "mutants.txt").read_text()):
-            if word not in f"{name} {before} {after}":
-                continue
-            file = folder / "engine" / name
+        suite.prepare(folder)
+        assert suite.verdict(folder) == "", "the tests must pass first"
+        for name, before, after in mutants:
+            file = folder / suite.sources / name
             source = file.read_text()
-            assert source.count(before) == 1, f"{name}: {before!r} must stand there once"
-            file.write_text(source.replace(before, after))
-            noticed = verdict(folder)
+            lines, others = (text.replace("\\n", "\n") for text in (before, after))
+            assert source.count(lines) == 1, f"{name}: {before!r} must stand there once"
+            file.write_text(source.replace(lines, others))
+            noticed = suite.verdict(folder)
             file.write_text(source)
             survivors += not noticed
             print(f"{name}: {before} => {after}\n    {noticed or 'SURVIVED'}", flush=True)
-    print(f"{survivors} survived")
-    return survivors != 0
+    return survivors
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Tables to snapshots and back."""
 
+import errno
+import os
+
 import fsspec
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from recis.serialize import CheckpointReader, Loader, Saver
 from recis.serialize.shards import Shards
 from recis.snapshot.errors import DamagedError, MismatchError
 from recis.snapshot.manifest import Manifest
-from recis.snapshot.publish import steps
+from recis.snapshot.publish import Draft, steps
 from recis.snapshot.verify import verify
 
 from . import reference
@@ -90,6 +93,30 @@ def test_any_number_of_shards_loads_into_any(tmp_path_factory, ids, shards, work
         found.update(some)
         del part
     assert found == expected
+
+
+@pytest.mark.parametrize("again", [(1,), (0, 1)])
+def test_a_shard_that_could_not_publish_is_saved_again(tmp_path, monkeypatch, table, again):
+    """Alone, as only its process had an error, or with the others, which may have other rows."""
+    saved = trained(table(), [1, 2, 40000])
+
+    def fail(self):
+        raise OSError(errno.ENOSPC, "no space", "somewhere")
+
+    monkeypatch.setattr(Draft, "_rename", fail)
+    save(tmp_path, saved, 7, shard_index=0, shard_num=2)
+    with pytest.raises(OSError, match="no space"):
+        save(tmp_path, saved, 7, shard_index=1, shard_num=2)
+    monkeypatch.undo()
+    if len(again) > 1:
+        trained(saved, [3, 50000], seed=1)
+    for shard in again:
+        assert steps(tmp_path) == []
+        save(tmp_path, saved, 7, shard_index=shard, shard_num=2)
+    expected = content(saved)
+    del saved
+    assert content(load(tmp_path, table())) == expected
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".tmp-")] == []
 
 
 @given(st.data())

@@ -16,7 +16,7 @@ from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import FileInfo, Manifest, SlotInfo, TableInfo
 from recis.snapshot.names import check_table
-from recis.snapshot.publish import Draft
+from recis.snapshot.publish import Draft, named
 from recis.snapshot.read import Rows
 from recis.snapshot.sparse_file import Array, slices_of
 from recis.snapshot.upstream.names import step_of
@@ -187,7 +187,8 @@ def _sorted(
             for run in np.unique(of).tolist():
                 which = torch.from_numpy(of == run)
                 kept = {name: values[which] for name, values in rows.slots.items()}
-                places.append(run, Rows(rows.ids[which], kept))
+                with named(folder):
+                    places.append(run, Rows(rows.ids[which], kept))
         for run in range(len(runs)):
             rows = places.read(run)
             found = rows.ids.numpy()

@@ -18,7 +18,7 @@ from recis.snapshot.checksum import bytes_of
 from recis.snapshot.files import is_remote, local_path
 from recis.snapshot.header import DTYPES, TensorSpec, lay_out
 from recis.snapshot.names import DRAFT_PREFIX
-from recis.snapshot.publish import sync
+from recis.snapshot.publish import named, sync
 from recis.snapshot.upstream.names import (
     DENSE_END,
     EMBEDDING,
@@ -137,7 +137,8 @@ class CheckpointWriter:
         path = os.path.join(self._folder, self._names[self._file_of[key]])
         handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            put(handle, data, self._at[key])
+            with named(path):
+                put(handle, data, self._at[key])
         finally:
             os.close(handle)
         self._at[key] += len(data)
