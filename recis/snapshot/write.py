@@ -18,7 +18,7 @@ from recis._tensors import DTYPES as ENGINE_DTYPES
 from recis.snapshot import header
 from recis.snapshot.checksum import Xxh3, bytes_of, to_hex, xxh3
 from recis.snapshot.errors import DamagedError
-from recis.snapshot.files import PIECE_BYTES
+from recis.snapshot.files import Bytes
 from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
 from recis.snapshot.names import check_table, deleted_path, rows_path
 from recis.snapshot.publish import Draft, named
@@ -316,6 +316,40 @@ def cut_parts(
     return parts or [(begin, begin)]
 
 
+class _ColumnSums:
+    """The checksums of one column, group by group, of rows that come in order.
+
+    Args:
+        ends: the row after the last of each group.
+    """
+
+    def __init__(self, ends: list[int]) -> None:
+        self._ends = ends
+        self._sums: list[int] = []
+        self._state = Xxh3()
+
+    def add(self, data: Bytes, first: int, count: int) -> None:
+        """Rows `[first, first + count)`, whose bytes these are."""
+        row_bytes, at = len(data) // max(1, count), first
+        while at < first + count:
+            self._close(at)
+            until = min(first + count, self._ends[len(self._sums)])
+            self._state.update(data[(at - first) * row_bytes : (until - first) * row_bytes])
+            at = until
+
+    def finish(self) -> Array:
+        """The checksums, uint64 `(groups,)`."""
+        if self._ends:
+            self._close(self._ends[-1])
+        return np.array(self._sums, "<u8")
+
+    def _close(self, row: int) -> None:
+        """Ends the groups that have no row from this one on."""
+        while len(self._sums) < len(self._ends) and self._ends[len(self._sums)] <= row:
+            self._sums.append(self._state.digest())
+            self._state = Xxh3()
+
+
 class _PartWriter:
     """A file of rows that come in order, piece by piece."""
 
@@ -338,8 +372,15 @@ class _PartWriter:
         zeros = [0] * len(self._tensors)
         self._data = len(_header(table, file, slice_size, self._tensors, zeros)[0])
         self._rows = 0
+        last = len(self._offsets) - 1
+        ends = [
+            int(self._offsets[min((group + 1) * GROUP_SLICES, last)])
+            for group in range(group_count(last))
+        ]
+        columns = ["ids", *(f"slot/{slot.name}" for slot in self._slots)]
+        self._sums = {name: _ColumnSums(ends) for name in columns}
         self._handle = os.open(
-            self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666
+            self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666
         )
 
     def append(self, rows: Rows) -> None:
@@ -350,29 +391,16 @@ class _PartWriter:
         for name, values in columns.items():
             at = self._data + self._tensors[name].begin
             row_bytes = values.nbytes // max(1, len(values))
+            data = bytes_of(values)
             with named(self._path):
-                put(self._handle, bytes_of(values), at + self._rows * row_bytes)
+                put(self._handle, data, at + self._rows * row_bytes)
+            self._sums[name].add(data, self._rows, len(values))
         self._rows += len(rows.ids)
 
     def finish(self) -> FileInfo:
-        """Writes all but the rows. What was written is read once more to sum it up."""
-        columns = ["ids", *(f"slot/{slot.name}" for slot in self._slots)]
-        groups = group_count(len(self._offsets) - 1)
-        sums = np.zeros((groups, len(columns)), "<u8")
-        buffer = np.empty(PIECE_BYTES, np.uint8)
-        for column, name in enumerate(columns):
-            spec = self._tensors[name]
-            row_bytes = (spec.end - spec.begin) // max(1, self._file.rows)
-            for group in range(groups):
-                first = int(self._offsets[group * GROUP_SLICES])
-                last = int(self._offsets[min((group + 1) * GROUP_SLICES, len(self._offsets) - 1)])
-                state = Xxh3()
-                for at in range(first * row_bytes, last * row_bytes, PIECE_BYTES):
-                    piece = buffer[: last * row_bytes - at]
-                    get(self._handle, piece, self._data + spec.begin + at)
-                    state.update(piece)
-                sums[group, column] = state.digest()
-        of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(columns)}
+        """Writes all but the rows."""
+        sums = np.stack([column.finish() for column in self._sums.values()], axis=1)
+        of = {name: xxh3(np.ascontiguousarray(sums[:, i])) for i, name in enumerate(self._sums)}
         for name, values in [("slice_offsets", self._offsets), ("checksums", sums)]:
             with named(self._path):
                 put(
@@ -458,16 +486,6 @@ def put(handle: int, data: Array, offset: int) -> None:
     view, done = data.data, 0
     while done < len(view):
         done += os.pwrite(handle, view[done:], offset + done)
-
-
-def get(handle: int, buffer: Any, offset: int) -> None:
-    """Fills a writable contiguous buffer with bytes of an open file."""
-    view, done = memoryview(buffer), 0
-    while done < len(view):
-        count = os.preadv(handle, [view[done:]], offset + done)
-        if count == 0:
-            raise OSError(f"a file ends at {offset + done} that was just written")
-        done += count
 
 
 def _remove(path: str) -> None:

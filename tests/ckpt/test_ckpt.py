@@ -19,6 +19,7 @@ from recis import Store, optim
 from recis._tensors import new_output
 from recis.nn import FilterHook, HashTable
 from recis.nn.hashtable_hook import FrequencyAdmitHook
+from recis.serialize import Saver
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.manifest import TableInfo
 from recis.snapshot.publish import Draft, steps
@@ -192,6 +193,23 @@ def test_reshard_there_and_back_gives_the_same_bytes(store, tmp_path):
     run("reshard", tmp_path / "b", tmp_path / "c", "--shards", 1)
     assert tree(tmp_path / "c") == tree(tmp_path / "a")
     assert any("policies" in path for path in tree(tmp_path / "a"))
+
+
+def test_reshard_reads_each_byte_once(tmp_path, make_table):
+    """And some of the headers and the slices' offsets again. What it writes it does not read."""
+    table = make_table((64,), name="wide")
+    table.insert(torch.arange(40_000) * 7919, torch.ones(40_000, 64))
+    source = Saver(path=tmp_path / "a", hashtables={"wide": table}).save(1)
+    size = sum(file.stat().st_size for file in Path(source).rglob("*") if file.is_file())
+    run("reshard", source, tmp_path / "warm", "--shards", 2)  # imports are read, too
+    before = bytes_read()
+    run("reshard", source, tmp_path / "b", "--shards", 3)
+    assert size <= bytes_read() - before <= 1.05 * size
+
+
+def bytes_read():
+    """By this process so far, from files and caches."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 def tree(root):

@@ -13,6 +13,7 @@ from torch import Tensor
 from recis.nn.modules.hashtable import gen_slice
 from recis.snapshot.checksum import bytes_of
 from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
+from recis.snapshot.files import Bytes
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import FileInfo, Manifest, SlotInfo, TableInfo
 from recis.snapshot.names import check_table
@@ -26,7 +27,6 @@ from recis.snapshot.write import (
     collect,
     count_slices,
     cut_parts,
-    get,
     put,
     write_rows,
     write_state,
@@ -229,7 +229,7 @@ class _Runs:
         found: dict[str, Tensor] = {}
         for column, at in self._places(run):
             values = torch.empty((self._rows[run], *column.shape), dtype=DTYPES[column.dtype])
-            get(self._handle, bytes_of(values), at)
+            _get(self._handle, bytes_of(values), at)
             found[column.name] = values
         return Rows(found.pop(""), found)
 
@@ -242,3 +242,13 @@ class _Runs:
     def _check(self, good: bool) -> None:
         if not good:
             raise SnapshotError("the checkpoint was changed while it was read: import it again")
+
+
+def _get(handle: int, buffer: Bytes, offset: int) -> None:
+    """Fills a writable contiguous buffer with bytes of an open file."""
+    view, done = buffer.data, 0
+    while done < len(view):
+        count = os.preadv(handle, [view[done:]], offset + done)
+        if count == 0:
+            raise OSError(f"a file ends at {offset + done} that was just written")
+        done += count
