@@ -191,8 +191,7 @@ Status Table::AdmitLocked(Batch& batch, const bool* admit, bool drawn) {
 }
 
 Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
-                                             std::byte* out, bool stream,
-                                             const uint32_t* times) {
+                                             std::byte* out, bool stream, const uint32_t* times) {
   const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
