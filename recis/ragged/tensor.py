@@ -113,10 +113,9 @@ class RaggedTensor:
             lengths = (valid * torch.arange(1, length + 1, device=dense.device)).amax(1)
         kept = torch.arange(length, device=dense.device) < lengths[:, None]
         offsets = [_offsets_of(lengths)]
-        for size in reversed(dense.shape[1:-1]):
-            rows = offsets[0].numel() - 1
-            step = max(size, 1)
-            offsets.insert(0, torch.arange(0, rows + 1, step, device=dense.device))
+        for level in range(dense.dim() - 2, 0, -1):
+            rows = math.prod(dense.shape[:level])
+            offsets.insert(0, torch.arange(rows + 1, device=dense.device) * dense.shape[level])
         return cls(values[kept], offsets, dense_shape=dense.shape)
 
     @classmethod
@@ -332,7 +331,8 @@ class RaggedTensor:
                 return row._values
             return RaggedTensor(row._values, row._offsets[1:], row._weight)
         if isinstance(key, slice):
-            return self._rows(torch.arange(*key.indices(len(self)), device=self.device))
+            kept = range(*key.indices(len(self)))
+            return self._rows(torch.tensor(kept, dtype=torch.int64, device=self.device))
         raise TypeError(f"rows are taken by int or slice, not by {type(key).__name__}")
 
     def _rows(self, rows: Tensor) -> RaggedTensor:
