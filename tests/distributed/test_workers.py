@@ -48,3 +48,47 @@ def test_any_engine_of_several_workers_is_that_of_one(tmp_path, run_workers, wor
             for name, value in expected.items():
                 parts = [each[seed][1][step][name] for each in found]
                 torch.testing.assert_close(torch.cat(parts), value, rtol=2e-6, atol=2e-6)
+
+
+COUNTED = """
+import sys
+import torch, torch.distributed as dist
+from recis.nn import EmbeddingEngine, EmbeddingOption
+
+dist.init_process_group("gloo")
+calls, numbers = [], []
+exchange = dist.all_to_all_single
+
+def counted(out, given, *sizes, **options):
+    calls.append(given.dtype)
+    numbers.append(given.numel())
+    return exchange(out, given, *sizes, **options)
+
+dist.all_to_all_single = counted
+for features in [2, 20]:
+    engine = EmbeddingEngine(
+        {
+            f"{k}": EmbeddingOption(embedding_dim=4 + 4 * (k % 2), shared_name=f"{features}_{k}")
+            for k in range(features)
+        },
+        coalesce=False,
+    )
+    calls.clear(); numbers.clear()
+    ids = torch.arange(10).repeat(3, 1)  # each three times
+    out = engine({f"{k}": ids for k in range(features)})
+    sum(each.sum() for each in out.values()).backward()
+    # Sizes, ids, and rows of two widths there and back.
+    assert calls == [torch.int64] * 2 + [torch.float32] * 4, calls
+    distinct = 10 * features
+    assert numbers[1] == 2 * distinct  # an id and its count
+    returned = sum(numbers[2:4])  # rows that others asked this worker for
+    asked = sum(numbers[4:])
+    assert asked == 10 * features // 2 * (4 + 8), asked
+    total = torch.tensor(returned)
+    dist.all_reduce(total)
+    assert total == 2 * asked
+"""
+
+
+def test_collectives_do_not_grow_with_features_nor_bytes_with_repeats(run_workers):
+    run_workers(COUNTED, 2)
