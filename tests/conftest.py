@@ -41,8 +41,8 @@ def make_table(device):
 def run_workers(tmp_path):
     """`run(program, count, *arguments)` runs Python source as the workers of a group."""
 
-    def run(program, count, *arguments):
-        workers.run(program, count, *arguments, cwd=tmp_path)
+    def run(program, count, *arguments, ends=0):
+        workers.run(program, count, *arguments, cwd=tmp_path, ends=ends)
 
     return run
 

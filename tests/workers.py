@@ -22,7 +22,7 @@ def group_of(count):
     return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
 
 
-def run(program, count, *arguments, cwd):
+def run(program, count, *arguments, cwd, ends=0):
     """Runs a program, which is to call `init_process_group`, as all workers of a group.
 
     Args:
@@ -30,6 +30,7 @@ def run(program, count, *arguments, cwd):
         count: of workers.
         arguments: of the program.
         cwd: where, which must not be where the sources are.
+        ends: the exit status of those that are not the first.
     """
     group = group_of(count)
     workers = [
@@ -47,4 +48,7 @@ def run(program, count, *arguments, cwd):
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0] * count, "\n".join(errors)
+            worker.communicate()
+    assert [worker.returncode for worker in workers] == [0, *[ends] * (count - 1)], "\n".join(
+        errors
+    )
