@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+"""Of numpy, any shape and dtype."""
 
 
 class Slice:
@@ -47,6 +52,11 @@ def gen_slice(shard_index: int = 0, shard_num: int = 1, slice_size: int = 65536)
     return Slice(begin, begin + size + (shard_index < rest), slice_size)
 
 
+def slices_of(ids: Array, slice_size: int) -> Array:
+    """The slice of each id, uint64, of int64 ids."""
+    return ids.view(np.uint64) % np.uint64(slice_size)
+
+
 def shards_of(ids: Tensor, shard_num: int, slice_size: int = 65536) -> Tensor:
     """Which of `shard_num` shards has the slice of each id: int64, of the shape of ids.
 
@@ -55,7 +65,7 @@ def shards_of(ids: Tensor, shard_num: int, slice_size: int = 65536) -> Tensor:
         shard_num: how many shards `gen_slice` cuts the slices into.
         slice_size: how many slices there are.
     """
-    slices = ids.numpy().view(np.uint64) % np.uint64(slice_size)
+    slices = slices_of(ids.numpy(), slice_size)
     ends = [gen_slice(shard, shard_num, slice_size).slice_end for shard in range(shard_num)]
     return torch.from_numpy(np.searchsorted(np.array(ends), slices.astype(np.int64), side="right"))
 

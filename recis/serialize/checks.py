@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recis._slices import Slice
+from recis._slices import Slice, slices_of
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import TableInfo
-from recis.snapshot.sparse_file import slices_of
 
 if TYPE_CHECKING:
     from recis._table import Table

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recis._slices import slices_of
 from recis.snapshot.checksum import bytes_of
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.read import Rows
 from recis.snapshot.sources import SLICE_SIZE, Source
-from recis.snapshot.sparse_file import slices_of
 
 
 class SlotDifference(NamedTuple):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from recis import _engine
+from recis._slices import Array
 from recis.snapshot.errors import DamagedError
 from recis.snapshot.files import LocalFiles
 from recis.snapshot.manifest import FileInfo, SlotInfo
-from recis.snapshot.sparse_file import Array, SparseFile
+from recis.snapshot.sparse_file import SparseFile
 
 
 class MappedFile:

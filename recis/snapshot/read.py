@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recis._slices import Array, slices_of
 from recis._state import decode
 from recis._tensors import new_output
 from recis.snapshot import strict_json
@@ -33,7 +34,7 @@ from recis.snapshot.manifest import (
 )
 from recis.snapshot.names import MANIFEST, parse_step, step_name
 from recis.snapshot.publish import steps
-from recis.snapshot.sparse_file import Array, SparseFile, slices_of
+from recis.snapshot.sparse_file import SparseFile
 from recis.snapshot.upstream.names import is_checkpoint
 
 logger = logging.getLogger(__name__)

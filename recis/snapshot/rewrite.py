@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from recis.nn.modules.hashtable import gen_slice
+from recis._slices import Array, gen_slice
 from recis.snapshot.manifest import FileInfo, TableInfo
 from recis.snapshot.publish import Draft
 from recis.snapshot.read import Rows, SnapshotReader
-from recis.snapshot.sparse_file import Array
 from recis.snapshot.write import PART_BYTES, collect, count_slices, write_file, write_rows
 
 READ_BYTES = 8 << 20

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recis._slices import slices_of
 from recis._tensors import check_ids, new_output, use_torch_threads
 from recis.snapshot.errors import MismatchError, SnapshotError
 from recis.snapshot.files import LocalFiles
@@ -17,7 +18,6 @@ from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import SlotInfo
 from recis.snapshot.mapped import MappedFile
 from recis.snapshot.read import SnapshotReader, open_snapshot
-from recis.snapshot.sparse_file import slices_of
 
 _COUNTED_AT_ONCE = 1 << 20  # ids
 

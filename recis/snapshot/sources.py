@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recis._slices import slices_of
 from recis._state import encode
 from recis._tensors import new_output
 from recis.snapshot.checksum import to_hex, xxh3
@@ -18,7 +19,7 @@ from recis.snapshot.files import is_remote, local_path
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import SlotInfo
 from recis.snapshot.read import STATE, Rows, SnapshotReader, open_snapshot
-from recis.snapshot.sparse_file import GROUP_SLICES, slices_of
+from recis.snapshot.sparse_file import GROUP_SLICES
 from recis.snapshot.stores import open_table, slots_in
 from recis.snapshot.write import cut_parts
 from recis.store import Store

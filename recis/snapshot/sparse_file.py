@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recis._slices import Array, slices_of
 from recis._tensors import new_output
 from recis.snapshot.checksum import Xxh3, bytes_of, to_hex, xxh3
 from recis.snapshot.errors import DamagedError
@@ -18,8 +19,6 @@ from recis.snapshot.manifest import FileInfo, SlotInfo
 
 GROUP_SLICES = 256
 """Slices of a group, which has checksums of its own."""
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _NO_IDS: Array = np.empty(0, np.int64)
 
@@ -65,11 +64,6 @@ def metadata(
         "slice_size": str(slice_size),
         **{f"xxh3/{name}": checksum for name, checksum in checksums.items()},
     }
-
-
-def slices_of(ids: Array, slice_size: int) -> Array:
-    """The slice of each id, uint64."""
-    return ids.view(np.uint64) % np.uint64(slice_size)
 
 
 class SparseFile:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recis import _engine
+from recis._slices import Array, slices_of
 from recis._state import encode
 from recis._tensors import DTYPES as ENGINE_DTYPES
 from recis.snapshot import header
@@ -25,12 +26,10 @@ from recis.snapshot.publish import Draft, named
 from recis.snapshot.read import STATE, Rows, check_state
 from recis.snapshot.sparse_file import (
     GROUP_SLICES,
-    Array,
     group_count,
     layout,
     metadata,
     payload_order,
-    slices_of,
 )
 
 PART_BYTES = 256 << 20

@@ -8,13 +8,14 @@ import contextlib
 
 import numpy as np
 
+from recis._slices import slices_of
 from recis.snapshot.checksum import to_hex, xxh3
 from recis.snapshot.errors import SnapshotError
 from recis.snapshot.files import Files
 from recis.snapshot.header import compose, parse
 from recis.snapshot.manifest import FileInfo, Manifest, SlotInfo, StateFile
 from recis.snapshot.read import SnapshotReader
-from recis.snapshot.sparse_file import SparseFile, layout, metadata, slices_of
+from recis.snapshot.sparse_file import SparseFile, layout, metadata
 
 PATH = "sparse/t/00000-of-00001.000.safetensors"
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recis._slices import slices_of
 from recis.nn import HashTable
 from recis.nn.modules.hashtable import gen_slice
 from recis.serialize import CheckpointReader, Loader, Saver
@@ -20,7 +21,6 @@ from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import Manifest, SlotInfo, TableInfo
 from recis.snapshot.publish import Draft
 from recis.snapshot.read import Rows, open_snapshot
-from recis.snapshot.sparse_file import slices_of
 from recis.snapshot.upstream.checkpoint import Checkpoint
 from recis.snapshot.upstream.exporting import export_snapshot
 from recis.snapshot.upstream.importing import import_checkpoint

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recis._slices import slices_of
 from recis.snapshot.read import Rows
 from recis.snapshot.sources import SLICE_SIZE, Source
-from recis.snapshot.sparse_file import slices_of
 
 _SAMPLE_ROWS = 100_000
 

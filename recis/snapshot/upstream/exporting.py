@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from recis._slices import gen_slice
 from recis.nn.modules._children import ChildrenInfo
-from recis.nn.modules.hashtable import gen_slice
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.header import NAME_OF
 from recis.snapshot.manifest import TableInfo

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recis.nn.modules.hashtable import gen_slice
+from recis._slices import Array, gen_slice, slices_of
 from recis.snapshot.checksum import bytes_of
 from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
 from recis.snapshot.files import Bytes
@@ -19,7 +19,6 @@ from recis.snapshot.manifest import FileInfo, Manifest, SlotInfo, TableInfo
 from recis.snapshot.names import check_table
 from recis.snapshot.publish import Draft, named
 from recis.snapshot.read import Rows
-from recis.snapshot.sparse_file import Array, slices_of
 from recis.snapshot.upstream.names import step_of
 from recis.snapshot.upstream.read import MODEL, Group, UpstreamReader
 from recis.snapshot.upstream.training_files import read_training_files

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recis._slices import slices_of
 from recis.nn.modules._children import ChildrenInfo
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.files import open_files
 from recis.snapshot.manifest import Manifest, TableInfo
 from recis.snapshot.read import Rows, SnapshotReader, open_snapshot
-from recis.snapshot.sparse_file import slices_of
 from recis.snapshot.upstream.checkpoint import Checkpoint, Child, Part
 from recis.snapshot.upstream.names import is_checkpoint, step_of
 
