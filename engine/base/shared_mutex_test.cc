@@ -10,28 +10,27 @@
 namespace recis {
 namespace {
 
-// Two readers relieve each other: one leaves only when the other has come, or seems to be kept out.
-// They give up when that has kept a writer out for as long as no system stalls a thread.
+// Two readers relieve each other: one leaves only when the other has come since, or seems to be
+// kept out. They give up when that has kept a writer out for as long as no system stalls a thread.
 TEST(AWriterGetsInAmongReadersThatRelieveEachOther) {
   using Clock = std::chrono::steady_clock;
   SharedMutex mutex;
-  std::atomic<int> readers{0}, reads{0};
+  std::atomic<int> entered[2] = {0, 0};
   std::atomic<bool> written{false}, gave_up{false};
   const auto deadline = Clock::now() + std::chrono::seconds(20);
-  const auto read = [&] {
+  const auto read = [&](int self) {
     while (!written && !gave_up) {
       const std::shared_lock<SharedMutex> lock(mutex);
-      ++readers;
-      ++reads;
-      for (int i = 0; i < 100 && readers < 2 && !written; ++i) {
+      ++entered[self];
+      const int before = entered[1 - self];
+      for (int i = 0; i < 100 && entered[1 - self] == before && !written; ++i) {
         std::this_thread::sleep_for(std::chrono::microseconds(100));
       }
-      --readers;
       if (Clock::now() > deadline) gave_up = true;
     }
   };
-  std::thread a(read), b(read);
-  while (reads < 2) std::this_thread::yield();
+  std::thread a(read, 0), b(read, 1);
+  while (entered[0] == 0 || entered[1] == 0) std::this_thread::yield();
   mutex.lock();
   EXPECT(!gave_up);
   written = true;
