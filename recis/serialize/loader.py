@@ -22,6 +22,8 @@ from recis.snapshot.verify import verify
 
 Reader = SnapshotReader | UpstreamReader
 
+_HELD_BYTES = 40 << 20  # of rows: several groups of a large table are read at once
+
 
 class Loader:
     """Loads a snapshot, with those it is a delta to, whatever number of shards saved it.
@@ -145,7 +147,9 @@ class Loader:
             table.clear()
         fresh = len(table) == 0
         table.track(False)
-        for rows in reader.read_rows(name, _slices(table), parallel=self._parallel):
+        for rows in reader.read_rows(
+            name, _slices(table), parallel=self._parallel, max_bytes=_HELD_BYTES
+        ):
             table.restore(rows.ids, rows.slots)
         # Rows that were there before are not in the snapshot: no delta to it could tell.
         table.track(self._track and fresh)
