@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from recis._slices import gen_slice, shards_of
 from recis.nn import EmbeddingEngine, EmbeddingOption
 from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.initializers import TruncNormalInitializer
@@ -24,6 +25,7 @@ def options(seed: int) -> tuple[dict[str, EmbeddingOption], bool]:
     chance = random.Random(seed)
     coalesce = chance.random() < 0.5
     reduce_by = chance.choice(["worker", "id"])
+    slices = 65536 if coalesce else chance.choice([65536, 1000])
     features = {}
     for k in range(chance.randint(1, 5)):
         combiner = chance.choice(["sum", "sum", "mean", "tile"])
@@ -39,6 +41,7 @@ def options(seed: int) -> tuple[dict[str, EmbeddingOption], bool]:
             use_weight=chance.random() < 0.7,
             trainable=k == 0 or chance.random() < 0.8,
             grad_reduce_by=reduce_by,
+            max_partition_num=slices,
             admit_hook=FrequencyAdmitHook(3) if chance.random() < 0.3 else None,
         )
     if chance.random() < 0.5:  # two features of one table
@@ -98,6 +101,11 @@ def train(seed: int, world: int = 1, rank: int = 0):
     tables = {}
     for name, table in filter_out_sparse_param(engine).items():
         ids, rows = table.ids_map()
+        held = shards_of(ids, world, table.slice.slice_size)
+        assert (held == rank).all(), "of another worker's slices"
+        assert table.slice == gen_slice(
+            rank, world, next(iter(features.values())).max_partition_num
+        )
         slots = {slot.name(): slot.read(rows) for slot in table.slot_group().slots()}
         tables[name] = (ids, slots)
     engine.eval()

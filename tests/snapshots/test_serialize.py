@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import fsspec
 import numpy as np
@@ -14,7 +15,7 @@ import recis
 from recis.nn import AdmitHook, FilterHook, HashTable
 from recis.nn.modules.hashtable import gen_slice
 from recis.optim import SparseAdam
-from recis.serialize import CheckpointReader, Loader, Saver
+from recis.serialize import CheckpointReader, Loader, Saver, saver
 from recis.serialize.shards import Shards
 from recis.snapshot.errors import DamagedError, MismatchError
 from recis.snapshot.manifest import Manifest
@@ -442,3 +443,22 @@ def test_a_table_is_made_from_a_snapshot(tmp_path, table):
     assert content(loaded) == expected
     with pytest.raises(MismatchError, match="no table 'other'"):
         HashTable.from_snapshot(tmp_path, "other")
+
+
+def test_an_asynchronous_save_gives_way_to_training(tmp_path, make_table, monkeypatch):
+    def priority():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    found, write_table = [], saver.write_table
+
+    def noted(*arguments, **options):
+        found.append((priority(), options["parallel"]))
+        return write_table(*arguments, **options)
+
+    monkeypatch.setattr(saver, "write_table", noted)
+    table = make_table()
+    table(torch.arange(10))
+    save = Saver(path=tmp_path, hashtables={"t": table})
+    save.save_async(1).wait()
+    save.save(2)
+    assert found == [(min(priority() + 10, 19), 1), (priority(), 2)]

@@ -109,7 +109,12 @@ class _Plan:
             self.sent = self.received = _Side(table, torch.tensor([sizes]))
             self.ids, self.counts = ids, counts
             return
-        owner = shards_of(ids, self.world)
+        owner = torch.cat(
+            [
+                shards_of(each, self.world, w.table.slice.slice_size)
+                for w, (each, _, _) in zip(wanted, found, strict=True)
+            ]
+        )
         order = torch.argsort(owner, stable=True)
         at = torch.empty_like(order)
         at[order] = torch.arange(len(order))

@@ -111,6 +111,7 @@ class EmbeddingOption:
                 "dim": self.embedding_dim,
                 "dtype": str(self.dtype),
                 "device": self.device.type,
+                "max_partition_num": self.max_partition_num,
                 "initializer": str(self.initializer),
                 "grad_reduce_by": self.grad_reduce_by,
                 "filter_hook": str(self.filter_hook),
