@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bind/bind.h"
 #include "snapshot/find.h"
+#include "snapshot/merge.h"
 #include "snapshot/part_writer.h"
 #include "table/cut.h"
 #define XXH_STATIC_LINKING_ONLY  // for a state of known size
@@ -150,6 +152,31 @@ void InitSnapshot(py::module_& module) {
       },
       py::arg("source"), py::arg("row_bytes"), py::arg("rows"), py::arg("n"), py::arg("out"),
       Unlocked());
+  module.def(
+      "merge",
+      [](const std::vector<std::tuple<uintptr_t, int64_t, bool>>& parts, uint32_t slices,
+         uintptr_t which, uintptr_t rows) {
+        RangeOf(slices, 0, 0);
+        std::vector<MergeInput> inputs;
+        for (const auto& [ids, size, deleted] : parts) {
+          inputs.push_back({Address<const int64_t>(ids), size, deleted});
+        }
+        return Merge(inputs, slices, Address<int32_t>(which), Address<int64_t>(rows));
+      },
+      py::arg("inputs"), py::arg("slice_size"), py::arg("which"), py::arg("rows"), Unlocked());
+  module.def(
+      "gather_merged",
+      [](const std::vector<std::pair<uintptr_t, int64_t>>& columns, size_t row_bytes,
+         uintptr_t which, uintptr_t rows, int64_t n, uintptr_t out) {
+        std::vector<MergeSource> sources;
+        for (const auto& [data, first] : columns) {
+          sources.push_back({Address<const std::byte>(data), first});
+        }
+        GatherMerged(sources, row_bytes, Address<const int32_t>(which),
+                     Address<const int64_t>(rows), n, Address<std::byte>(out));
+      },
+      py::arg("sources"), py::arg("row_bytes"), py::arg("which"), py::arg("rows"), py::arg("n"),
+      py::arg("out"), Unlocked());
   module.def(
       "xxh3",
       [](uintptr_t address, size_t bytes) {

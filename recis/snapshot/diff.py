@@ -13,7 +13,7 @@ from torch import Tensor
 from recis._slices import slices_of
 from recis.snapshot.checksum import bytes_of
 from recis.snapshot.errors import MismatchError
-from recis.snapshot.read import Rows
+from recis.snapshot.merge import Rows
 from recis.snapshot.sources import SLICE_SIZE, Source
 
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from recis._slices import Array, slices_of
 from recis._state import decode
-from recis._tensors import new_output
 from recis.snapshot import strict_json
 from recis.snapshot.checksum import Xxh3, to_hex, xxh3
 from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
@@ -27,11 +22,11 @@ from recis.snapshot.manifest import (
     FileInfo,
     Manifest,
     Parent,
-    SlotInfo,
     StateFile,
     TableInfo,
     read_manifest,
 )
+from recis.snapshot.merge import Merge, Rows
 from recis.snapshot.names import MANIFEST, parse_step, step_name
 from recis.snapshot.publish import steps
 from recis.snapshot.sparse_file import SparseFile
@@ -41,17 +36,6 @@ logger = logging.getLogger(__name__)
 
 STATE = "state"
 """What states are encoded as."""
-
-_RUN_BYTES = 2 << 20  # of rows that are read at once, so that small groups cost no call each
-
-
-class Rows(NamedTuple):
-    """Some rows of a table."""
-
-    ids: Tensor
-    """int64 `(n,)`, by slice, and by id in a slice."""
-    slots: dict[str, Tensor]
-    """By name, each `(n, *shape)`."""
 
 
 class SnapshotReader:
@@ -144,9 +128,9 @@ class SnapshotReader:
                 f"{', '.join(known)}"
             )
         wanted = [known[name] for name in (known if slots is None else slots)]
-        merge = _Merge(self, table, wanted, max_bytes)
+        merge = Merge(self.sources(table), table, wanted, max_bytes)
         with ThreadPoolExecutor(max(1, parallel), "recis-read") as pool:
-            yield from _in_order(pool, merge, begin, end, max(1, parallel))
+            yield from merge.read(begin, end, pool, max(1, parallel))
 
     # ---- what is no rows ----
 
@@ -374,233 +358,6 @@ def check_follows(files: Files, manifest: Manifest, parent: Manifest) -> None:
                 f"table {name!r} with slice_size {before.slice_size}, as in the parent",
                 f"{table.slice_size}",
             )
-
-
-# ---- merging a chain ----
-
-
-class _Part(NamedTuple):
-    """Some slices of a file that take part in a merge."""
-
-    level: int  # the place of its snapshot in the chain
-    file: SparseFile
-    first: int  # rows [first, last) of the file
-    last: int
-    ids: Tensor
-    held: dict[str, Tensor]  # slots of these rows that were read already
-
-
-class _Merge:
-    """Rows of one table, out of all snapshots of a chain."""
-
-    def __init__(
-        self, reader: SnapshotReader, table: str, slots: list[SlotInfo], max_bytes: int
-    ) -> None:
-        self._table = table
-        self._slots = slots
-        self.max_bytes = max_bytes
-        self._row_bytes = 8 + sum(slot.row_bytes for slot in slots)
-        self._slice_size = reader.table(table).slice_size
-        self._sources = reader.sources(table)
-        self._infos = [
-            (level, infos, [info.slice_begin for info in infos], [info.slice_end for info in infos])
-            for level, source in enumerate(self._sources)
-            for infos in (source.table(table).deleted_files(), source.table(table).rows_files())
-        ]
-
-    def windows(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Runs of slices to be merged at once, `(begin, end, bytes)`, cut between groups."""
-        limit = min(_RUN_BYTES, self.max_bytes)
-        base = self._sources[0]
-        for info in base.table(self._table).rows_files():
-            if info.slice_end <= begin or end <= info.slice_begin:
-                continue
-            file = base.open_file(self._table, info)
-            start = None
-            for group in range(
-                *file.groups_of(max(begin, info.slice_begin), min(end, info.slice_end))
-            ):
-                low, high = file.group_slices(group)
-                low, high = max(low, begin), min(high, end)
-                if start is not None and self._bytes(start, high) > limit:
-                    yield start, low, self._bytes(start, low)
-                    start = low
-                start = low if start is None else start
-            if start is not None:
-                last = min(info.slice_end, end)
-                yield start, last, self._bytes(start, last)
-
-    def _files(self, begin: int, end: int) -> Iterator[tuple[int, SparseFile]]:
-        for level, infos, begins, ends in self._infos:
-            for info in infos[bisect_right(ends, begin) : bisect_left(begins, end)]:
-                yield level, self._sources[level].open_file(self._table, info)
-
-    def _bytes(self, begin: int, end: int) -> int:
-        """What the groups with these slices take, at most."""
-        total = 0
-        for _, file in self._files(begin, end):
-            groups = file.groups_of(
-                max(begin, file.info.slice_begin), min(end, file.info.slice_end)
-            )
-            total += self._bytes_in(
-                file, file.group_slices(groups[0])[0], file.group_slices(groups[1] - 1)[1]
-            )
-        return total
-
-    def _bytes_in(self, file: SparseFile, begin: int, end: int) -> int:
-        """What a file's rows of these slices take."""
-        first, last = file.row_range(begin, end)
-        return (last - first) * (8 if file.info.kind == "deleted" else self._row_bytes)
-
-    def pieces(self, begin: int, end: int, total: int) -> Iterator[Rows]:
-        """The rows of a window."""
-        files = list(self._files(begin, end))
-        if total <= self.max_bytes:
-            yield from self._merged([self._part(*file, begin, end) for file in files])
-            return
-        # Groups that are too large to be held: verified first, then read by slices.
-        for _, file in files:
-            self._verify(file, begin, end)
-        for low, high in self._runs(files, begin, end):
-            yield from self._merged([self._verified_part(*file, low, high) for file in files])
-
-    def _runs(
-        self, files: list[tuple[int, SparseFile]], begin: int, end: int
-    ) -> Iterator[tuple[int, int]]:
-        """Slices to be read at once, cut between any two."""
-        start, held = begin, 0
-        for slice_ in range(begin, end):
-            size = sum(self._bytes_in(file, slice_, slice_ + 1) for _, file in files)
-            if slice_ > start and held + size > self.max_bytes:
-                yield start, slice_
-                start, held = slice_, 0
-            held += size
-        yield start, end
-
-    def _merged(self, parts: list[_Part]) -> Iterator[Rows]:
-        """The rows that count, of parts of the same slices."""
-        parts = [part for part in parts if part.last > part.first]
-        if not parts:
-            return
-        step = max(1, min(_RUN_BYTES, self.max_bytes) // self._row_bytes)
-        if len(parts) == 1:
-            part = parts[0]
-            if part.file.info.kind == "deleted":
-                return
-            for first in range(part.first, part.last, step):
-                last = min(first + step, part.last)
-                slots = {slot.name: self._column(part, slot, first, last) for slot in self._slots}
-                yield Rows(part.ids[first - part.first : last - part.first], slots)
-            return
-        which, rows, wins = self._order(parts)
-        for at in range(0, len(which), step):
-            window = slice(at, at + step)
-            keep = wins[window]
-            if keep.any():
-                yield self._gather(parts, which[window][keep], rows[window][keep])
-
-    def _columns(self, file: SparseFile) -> list[str]:
-        """The tensors of the slots that are asked for, as far as a file has them."""
-        known = file.columns()
-        return [f"slot/{slot.name}" for slot in self._slots if f"slot/{slot.name}" in known]
-
-    def _part(self, level: int, file: SparseFile, begin: int, end: int) -> _Part:
-        """Reads and verifies what a file has of these slices."""
-        begin, end = max(begin, file.info.slice_begin), min(end, file.info.slice_end)
-        groups = file.groups_of(begin, end)
-        start = file.row_range(*file.group_slices(groups[0]))[0]
-        first, last = file.row_range(begin, end)
-        cut = slice(first - start, last - start)
-        ids = file.read_groups("ids", *groups)[cut]
-        file.check_ids(ids.numpy(), first)
-        held = {
-            name.removeprefix("slot/"): file.read_groups(name, *groups)[cut]
-            for name in self._columns(file)
-        }
-        return _Part(level, file, first, last, ids, held)
-
-    def _verify(self, file: SparseFile, begin: int, end: int) -> None:
-        """Verifies what a file has of these slices, in little memory."""
-        begin, end = max(begin, file.info.slice_begin), min(end, file.info.slice_end)
-        groups = file.groups_of(begin, end)
-        file.verify_ids(*groups)
-        for name in self._columns(file):
-            for _ in file.read_pieces(name, *groups):
-                pass
-
-    def _verified_part(self, level: int, file: SparseFile, begin: int, end: int) -> _Part:
-        """Reads the ids that a file has of these slices, which were verified before."""
-        first, last = file.row_range(begin, end)
-        return _Part(level, file, first, last, file.read_rows("ids", first, last), {})
-
-    def _order(self, parts: list[_Part]) -> tuple[Array, Array, Array]:
-        """All rows in the order of slices and ids: `(part, row of its file, whether it wins)`."""
-        ids = np.concatenate([part.ids.numpy() for part in parts])
-        which = np.repeat(np.arange(len(parts)), [part.last - part.first for part in parts])
-        rows = np.concatenate([np.arange(part.first, part.last) for part in parts])
-        # A later snapshot wins; of one, rows win over deletions: an id may have come back.
-        ranks = np.array([-2 * p.level - (p.file.info.kind == "rows") for p in parts])
-        order = np.lexsort((ranks[which], ids, slices_of(ids, self._slice_size)))
-        ids, which, rows = ids[order], which[order], rows[order]
-        wins = np.ones(len(ids), bool)
-        wins[1:] = ids[1:] != ids[:-1]
-        wins &= np.array([part.file.info.kind == "rows" for part in parts])[which]
-        return which, rows, wins
-
-    def _gather(self, parts: list[_Part], which: Array, rows: Array) -> Rows:
-        count = len(which)
-        ids = torch.empty(count, dtype=torch.int64)
-        slots = {
-            slot.name: new_output((count, *slot.shape), DTYPES[slot.dtype])[0]
-            for slot in self._slots
-        }
-        for index in np.unique(which):
-            part = parts[index]
-            places = np.flatnonzero(which == index)
-            taken = rows[places]
-            first, last = int(taken[0]), int(taken[-1]) + 1
-            to, source = torch.from_numpy(places), torch.from_numpy(taken - first)
-            ids[to] = part.ids[first - part.first : last - part.first][source]
-            for slot in self._slots:
-                slots[slot.name][to] = self._column(part, slot, first, last)[source]
-        return Rows(ids, slots)
-
-    def _column(self, part: _Part, slot: SlotInfo, first: int, last: int) -> Tensor:
-        """A slot of rows `[first, last)` of the file, verified before."""
-        if slot.name in part.held:
-            return part.held[slot.name][first - part.first : last - part.first]
-        if f"slot/{slot.name}" in part.file.columns():
-            return part.file.read_rows(f"slot/{slot.name}", first, last)
-        dtype = DTYPES[slot.dtype]
-        initial = slot.initial if dtype.is_floating_point else int(slot.initial)
-        return torch.full((last - first, *slot.shape), initial, dtype=dtype)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, merge: _Merge, begin: int, end: int, parallel: int
-) -> Iterator[Rows]:
-    """The rows of all windows, some of which are read ahead."""
-    ahead: deque[tuple[Future[list[Rows]], int]] = deque()
-    held = 0
-    try:
-        for low, high, total in merge.windows(begin, end):
-            small = total <= merge.max_bytes
-            while ahead and (not small or len(ahead) >= parallel or held + total > merge.max_bytes):
-                future, size = ahead.popleft()
-                yield from future.result()
-                held -= size
-            if small:
-                ahead.append(
-                    (pool.submit(lambda *w: list(merge.pieces(*w)), low, high, total), total)
-                )
-                held += total
-            else:
-                yield from merge.pieces(low, high, total)
-        while ahead:
-            yield from ahead.popleft()[0].result()
-    finally:
-        for future, _ in ahead:
-            future.cancel()
 
 
 def _tensors(data: bytearray, path: str) -> dict[str, Tensor]:

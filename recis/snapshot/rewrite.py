@@ -10,8 +10,9 @@ import numpy as np
 
 from recis._slices import Array, gen_slice
 from recis.snapshot.manifest import FileInfo, TableInfo
+from recis.snapshot.merge import Rows
 from recis.snapshot.publish import Draft
-from recis.snapshot.read import Rows, SnapshotReader
+from recis.snapshot.read import SnapshotReader
 from recis.snapshot.write import PART_BYTES, collect, count_slices, write_file, write_rows
 
 READ_BYTES = 8 << 20

@@ -18,7 +18,8 @@ from recis.snapshot.errors import MismatchError
 from recis.snapshot.files import is_remote, local_path
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import SlotInfo
-from recis.snapshot.read import STATE, Rows, SnapshotReader, open_snapshot
+from recis.snapshot.merge import Rows
+from recis.snapshot.read import STATE, SnapshotReader, open_snapshot
 from recis.snapshot.sparse_file import GROUP_SLICES
 from recis.snapshot.stores import open_table, slots_in
 from recis.snapshot.write import cut_parts

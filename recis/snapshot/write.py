@@ -21,9 +21,10 @@ from recis.snapshot.checksum import Xxh3, bytes_of, to_hex, xxh3
 from recis.snapshot.errors import DamagedError
 from recis.snapshot.files import Bytes
 from recis.snapshot.manifest import FileInfo, SlotInfo, StateFile, TableInfo
+from recis.snapshot.merge import Rows
 from recis.snapshot.names import check_table, deleted_path, rows_path
 from recis.snapshot.publish import Draft, named
-from recis.snapshot.read import STATE, Rows, check_state
+from recis.snapshot.read import STATE, check_state
 from recis.snapshot.sparse_file import (
     GROUP_SLICES,
     group_count,

@@ -271,7 +271,7 @@ def test_memory_is_bounded_by_a_part_and_not_by_the_rows(tmp_path, monkeypatch):
         largest = max(largest, out.nbytes)
         return out, streamed
 
-    monkeypatch.setattr("recis.snapshot.read.new_output", watched)
+    monkeypatch.setattr("recis.snapshot.merge.new_output", watched)
     monkeypatch.setattr("recis.snapshot.sparse_file.new_output", watched)
     reader = open_snapshot(tmp_path / "big")
     tracemalloc.start()

@@ -19,8 +19,9 @@ from recis.snapshot.checksum import bytes_of
 from recis.snapshot.errors import DamagedError, MismatchError
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import Manifest, SlotInfo, TableInfo
+from recis.snapshot.merge import Rows
 from recis.snapshot.publish import Draft
-from recis.snapshot.read import Rows, open_snapshot
+from recis.snapshot.read import open_snapshot
 from recis.snapshot.upstream.checkpoint import Checkpoint
 from recis.snapshot.upstream.exporting import export_snapshot
 from recis.snapshot.upstream.importing import import_checkpoint

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from recis._slices import slices_of
-from recis.snapshot.read import Rows
+from recis.snapshot.merge import Rows
 from recis.snapshot.sources import SLICE_SIZE, Source
 
 _SAMPLE_ROWS = 100_000

@@ -14,7 +14,8 @@ from recis.nn.modules._children import ChildrenInfo
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.header import NAME_OF
 from recis.snapshot.manifest import TableInfo
-from recis.snapshot.read import Rows, SnapshotReader
+from recis.snapshot.merge import Rows
+from recis.snapshot.read import SnapshotReader
 from recis.snapshot.upstream.names import EMBEDDING, ID, Place, check_block_name
 from recis.snapshot.upstream.read import MODEL
 from recis.snapshot.upstream.write import CheckpointWriter, NewBlock

@@ -16,9 +16,9 @@ from recis.snapshot.errors import DamagedError, MismatchError, SnapshotError
 from recis.snapshot.files import Bytes
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import FileInfo, Manifest, SlotInfo, TableInfo
+from recis.snapshot.merge import Rows
 from recis.snapshot.names import check_table
 from recis.snapshot.publish import Draft, named
-from recis.snapshot.read import Rows
 from recis.snapshot.upstream.names import step_of
 from recis.snapshot.upstream.read import MODEL, Group, UpstreamReader
 from recis.snapshot.upstream.training_files import read_training_files

@@ -18,7 +18,8 @@ from recis.nn.modules._children import ChildrenInfo
 from recis.snapshot.errors import MismatchError
 from recis.snapshot.files import open_files
 from recis.snapshot.manifest import Manifest, TableInfo
-from recis.snapshot.read import Rows, SnapshotReader, open_snapshot
+from recis.snapshot.merge import Rows
+from recis.snapshot.read import SnapshotReader, open_snapshot
 from recis.snapshot.upstream.checkpoint import Checkpoint, Child, Part
 from recis.snapshot.upstream.names import is_checkpoint, step_of
 
