@@ -20,6 +20,8 @@ constexpr int64_t kGatherGrain = 256;
 constexpr int64_t kAheadRows = 8;    // records on their way to the cache
 constexpr int64_t kSortGrain = 256;  // slices
 
+Row Itself(int64_t row) { return static_cast<Row>(row); }
+
 }  // namespace
 
 void SortBySlice(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowOfId>* rows) {
@@ -49,13 +51,15 @@ void Cut::Abandon() {
   if (table_) std::exchange(table_, nullptr)->EndCut(preserved_, tracked_ ? &changes_ : nullptr);
 }
 
-// REQUIRES: the table's lock.
-template <class Use>
-void Cut::ForEachRow(int64_t begin, int64_t end, Use use) const {
+// Those of rows row_at(begin), ..., row_at(end - 1) that are of this cut. REQUIRES: the table's
+// lock.
+template <class RowAt, class Use>
+void Cut::ForEachRow(int64_t begin, int64_t end, RowAt row_at, Use use) const {
   const Directory& directory = table_->directory_;
   std::vector<Row> touched;
   for (int64_t i = begin; i < end; ++i) {
-    const auto row = static_cast<Row>(i);
+    const Row row = row_at(i);
+    if (row == kNoRow) continue;
     if (!whole_ && !changes_.rows.Has(row)) continue;
     if (preserved_->touched().Has(row)) {
       touched.push_back(row);
@@ -71,6 +75,26 @@ void Cut::ForEachRow(int64_t begin, int64_t end, Use use) const {
   }
 }
 
+// The same of all n, some under one lock. Calls use() with some of them at a time, one call after
+// the other.
+template <class RowAt, class Use>
+Status Cut::Scan(int64_t n, RowAt row_at, Use use) const {
+  std::mutex mutex;
+  for (int64_t first = 0; first < n; first += kScanRows) {
+    const Table::ReadLock lock(table_->mutex_);
+    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+    const int64_t count = std::min(kScanRows, n - first);
+    ParallelFor(count, kScanGrain, [&](int64_t begin, int64_t end) {
+      std::vector<RowOfId> found;
+      ForEachRow(first + begin, first + end, row_at,
+                 [&](const RowOfId& row) { found.push_back(row); });
+      const std::lock_guard<std::mutex> using_them(mutex);
+      use(found);
+    });
+  }
+  return {};
+}
+
 Status Cut::Usable() const {
   return table_ ? Status() : Unavailable("the cut of a table has been closed, and cannot be read");
 }
@@ -78,52 +102,73 @@ Status Cut::Usable() const {
 // REQUIRES: the table's lock.
 int64_t Cut::CountRows() const {
   int64_t rows = 0;
-  ForEachRow(0, end_, [&](const RowOfId&) { ++rows; });
+  ForEachRow(0, end_, Itself, [&](const RowOfId&) { ++rows; });
   return rows;
+}
+
+// REQUIRES: listing_mutex_.
+Status Cut::Count(uint32_t slices) const {
+  if (counts_.size() == slices) return {};
+  counts_.clear();
+  std::vector<int64_t> counts(slices);
+  RECIS_RETURN_IF_ERROR(Scan(end_, Itself, [&](const std::vector<RowOfId>& found) {
+    for (const RowOfId& row : found) ++counts[SliceOf(row.id, slices)];
+  }));
+  counts_ = std::move(counts);
+  return {};
 }
 
 Status Cut::CountSlices(uint32_t slices, int64_t* counts) const {
   RECIS_RETURN_IF_ERROR(Usable());
-  std::fill(counts, counts + slices, 0);
-  std::mutex mutex;
-  for (int64_t first = 0; first < end_; first += kScanRows) {
-    const Table::ReadLock lock(table_->mutex_);
-    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
-    const int64_t count = std::min(kScanRows, end_ - first);
-    ParallelFor(count, kScanGrain, [&](int64_t begin, int64_t end) {
-      std::vector<uint32_t> found;
-      ForEachRow(first + begin, first + end,
-                 [&](const RowOfId& row) { found.push_back(SliceOf(row.id, slices)); });
-      const std::lock_guard<std::mutex> adding(mutex);
-      for (const uint32_t slice : found) ++counts[slice];
-    });
-  }
+  const std::lock_guard<std::mutex> lock(listing_mutex_);
+  RECIS_RETURN_IF_ERROR(Count(slices));
+  std::copy(counts_.begin(), counts_.end(), counts);
   return {};
 }
 
-Status Cut::List(uint32_t slices, uint32_t begin_slice, uint32_t end_slice,
-                 std::vector<RowOfId>* rows) const {
+Result<std::shared_ptr<const Cut::Listing>> Cut::ListingOf(uint32_t slices, uint32_t begin,
+                                                           uint32_t end) const {
+  const std::lock_guard<std::mutex> lock(listing_mutex_);
+  if (listing_ && listing_->slices == slices && listing_->begin <= begin && end <= listing_->end) {
+    return listing_;
+  }
+  listing_.reset();  // its memory is needed
+  RECIS_RETURN_IF_ERROR(Count(slices));
+  auto listing = std::make_shared<Listing>(Listing{slices, begin, begin, {0}, {}});
+  while (listing->end < slices) {
+    const int64_t past = listing->offsets.back() + counts_[listing->end];
+    if (listing->end >= end && past > listed_rows_) break;
+    listing->offsets.push_back(past);
+    ++listing->end;
+  }
+  std::vector<int64_t> next(listing->offsets.begin(), listing->offsets.end() - 1);
+  listing->rows.assign(static_cast<size_t>(listing->offsets.back()), kNoRow);
+  RECIS_RETURN_IF_ERROR(Scan(end_, Itself, [&](const std::vector<RowOfId>& found) {
+    for (const RowOfId& row : found) {
+      const uint32_t slice = SliceOf(row.id, slices);
+      if (slice < begin || slice >= listing->end) continue;
+      listing->rows[static_cast<size_t>(next[slice - begin]++)] = row.row;
+    }
+  }));
+  listing_ = std::move(listing);
+  return listing_;
+}
+
+Status Cut::List(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowOfId>* rows) const {
   RECIS_RETURN_IF_ERROR(Usable());
   rows->clear();
-  // Exact enough where ids are spread evenly: growth would take twice the memory.
-  const double share = static_cast<double>(end_slice - begin_slice) / slices;
-  rows->reserve(static_cast<size_t>(static_cast<double>(rows_) * share * 1.01));
-  std::mutex mutex;
-  for (int64_t first = 0; first < end_; first += kScanRows) {
-    const Table::ReadLock lock(table_->mutex_);
-    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
-    const int64_t count = std::min(kScanRows, end_ - first);
-    ParallelFor(count, kScanGrain, [&](int64_t begin, int64_t end) {
-      std::vector<RowOfId> found;
-      ForEachRow(first + begin, first + end, [&](const RowOfId& row) {
-        const uint32_t slice = SliceOf(row.id, slices);
-        if (slice >= begin_slice && slice < end_slice) found.push_back(row);
-      });
-      const std::lock_guard<std::mutex> adding(mutex);
-      rows->insert(rows->end(), found.begin(), found.end());
-    });
-  }
-  SortBySlice(slices, begin_slice, end_slice, rows);
+  Result<std::shared_ptr<const Listing>> found = ListingOf(slices, begin, end);
+  if (!found.ok()) return found.status();
+  const Listing& listing = *found.value();
+  const int64_t first = listing.offsets[begin - listing.begin];
+  const int64_t n = listing.offsets[end - listing.begin] - first;
+  rows->reserve(static_cast<size_t>(n));
+  RECIS_RETURN_IF_ERROR(Scan(
+      n, [&](int64_t i) { return listing.rows[static_cast<size_t>(first + i)]; },
+      [&](const std::vector<RowOfId>& some) {
+        rows->insert(rows->end(), some.begin(), some.end());
+      }));
+  SortBySlice(slices, begin, end, rows);
   return {};
 }
 

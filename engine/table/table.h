@@ -156,8 +156,9 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // seen: once there was a view, a delta has all rows.
   void Track(bool on);
   // The table as of now. One at a time. While it is there, copies of at most about `pool_bytes` are
-  // kept, and changes wait where that is not enough.
-  Result<std::shared_ptr<Cut>> TakeCut(bool delta, int64_t pool_bytes);
+  // kept, and changes wait where that is not enough. It lists about `listed_rows` at a time.
+  Result<std::shared_ptr<Cut>> TakeCut(bool delta, int64_t pool_bytes,
+                                       int64_t listed_rows = Cut::kListedRows);
   // Gives distinct ids these values of these slots: values[k] is (n, *slot shape). Ids without a
   // row are admitted.
   Status Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,

@@ -11,7 +11,8 @@
 namespace recis {
 namespace {
 constexpr int64_t kPreservedRows = 16384;  // whose records may be copied from the log at a time
-}
+constexpr int64_t kMostListings = 16;      // of one cut
+}  // namespace
 
 void Table::Track(bool on) {
   WriteLock lock(mutex_);
@@ -22,7 +23,7 @@ void Table::Track(bool on) {
   }
 }
 
-Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes) {
+Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes, int64_t listed_rows) {
   std::shared_ptr<Cut> cut(new Cut);  // outlives the lock: should memory run out, it is abandoned
   WriteLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Usable());
@@ -48,6 +49,8 @@ Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes) {
   }
   preserved_ = cut->preserved_;
   cut->rows_ = cut->whole_ ? directory_.live_rows() : cut->CountRows();
+  // In a table of any size, no more than so many looks at each row.
+  cut->listed_rows_ = std::max(listed_rows, cut->rows_ / kMostListings);
   if (!delta) return cut;
   std::vector<int64_t>& freed = cut->changes_.freed;
   std::sort(freed.begin(), freed.end());
