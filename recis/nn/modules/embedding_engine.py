@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,34 +66,12 @@ class EmbeddingEngine(torch.nn.Module):
     ) -> None:
         super().__init__()
         self._options = dict(emb_options)
-        groups = {option.pg for option in self._options.values()}
-        if pg is None and len(groups) > 1:
-            raise ValueError("the options of an EmbeddingEngine name different process groups")
-        self._group = pg if pg is not None or not groups else groups.pop()
-        tables: dict[str, EmbeddingOption] = {}
-        table_of: dict[str, str] = {}  # by shared name
-        parts: dict[tuple[str, str], _Part] = {}
-        for feature, option in self._options.items():
-            shared, info = option.shared_name, option.coalesced_info()
-            name = _table_name(info) if coalesce else shared
-            if name not in tables:
-                tables[name] = replace(option, shared_name=name, children=[], coalesced=coalesce)
-                tables[name].children = []
-            if table_of.setdefault(shared, name) != name or tables[name].coalesced_info() != info:
-                raise ValueError(
-                    f"feature {feature!r}: the options of another with the shared_name {shared!r} "
-                    f"make another table than {info}"
-                )
-            if shared not in tables[name].children:
-                tables[name].children.append(shared)
-            key = (name, option.runtime_info())
-            parts.setdefault(key, _Part(name, option)).features.append(feature)
-        # Every worker asks for all of them, and in one order.
-        self._parts = [parts[key] for key in sorted(parts)]
+        self._group = _group_of(self._options.values(), pg)
+        self._parts = _parts_of(self._options, coalesce)
         self._tables = torch.nn.ModuleDict(
             {
                 name: DynamicEmbedding(option, self._group, store=store)
-                for name, option in tables.items()
+                for name, option in _tables_of(self._options, coalesce).items()
             }
         )
 
@@ -181,8 +159,52 @@ class EmbeddingEngine(torch.nn.Module):
         }
 
 
-def _table_name(info: str) -> str:
-    return f"CoalescedHashtable_{hashlib.sha256(info.encode()).hexdigest()}"
+def _group_of(
+    options: Iterable[EmbeddingOption], pg: dist.ProcessGroup | None
+) -> dist.ProcessGroup | None:
+    groups = {option.pg for option in options}
+    if pg is None and len(groups) > 1:
+        raise ValueError("the options of an EmbeddingEngine name different process groups")
+    return pg if pg is not None or not groups else groups.pop()
+
+
+def _tables_of(options: dict[str, EmbeddingOption], coalesce: bool) -> dict[str, EmbeddingOption]:
+    """The options of the tables by name, each with the shared names of its features as children."""
+    sharing: dict[str, list[EmbeddingOption]] = {}
+    infos: dict[str, str] = {}  # by shared name
+    for feature, option in options.items():
+        shared, info = option.shared_name, option.coalesced_info()
+        if infos.setdefault(shared, info) != info:
+            raise ValueError(
+                f"feature {feature!r}: the options of another with the shared_name {shared!r} "
+                f"make another table than {info}"
+            )
+        sharing.setdefault(_table_name(option, coalesce), []).append(option)
+    return {
+        name: replace(
+            members[0],
+            shared_name=name,
+            children=list(dict.fromkeys(option.shared_name for option in members)),
+            coalesced=coalesce,
+        )
+        for name, members in sharing.items()
+    }
+
+
+def _parts_of(options: dict[str, EmbeddingOption], coalesce: bool) -> list[_Part]:
+    """In an order that every worker finds."""
+    parts: dict[tuple[str, str], _Part] = {}
+    for feature, option in options.items():
+        name = _table_name(option, coalesce)
+        key = (name, option.runtime_info())
+        parts.setdefault(key, _Part(name, option)).features.append(feature)
+    return [parts[key] for key in sorted(parts)]
+
+
+def _table_name(option: EmbeddingOption, coalesce: bool) -> str:
+    if not coalesce:
+        return option.shared_name
+    return f"CoalescedHashtable_{hashlib.sha256(option.coalesced_info().encode()).hexdigest()}"
 
 
 def _cat(ids: list[Tensor]) -> Tensor:
