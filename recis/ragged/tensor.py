@@ -32,11 +32,12 @@ class RaggedTensor:
             row begins among those of the next, and at last among the values. A tensor stands for
             a list of one.
         weight: `(n,)`, one for each value.
-        dense_shape: of the tensor that `to_dense` gives, -1 where it is not known; default, as
-            long as the longest row in each dimension.
+        dense_shape: of the tensor that `to_dense` gives, but for what each value has, and -1 where
+            it is not known; default, as long as the longest row in each dimension.
 
     Raises:
-        ValueError: offsets do not begin at 0, decrease, or end elsewhere than what they cut.
+        ValueError: offsets do not begin at 0, decrease, or end elsewhere than what they cut; or
+            there are more or fewer weights or dimensions.
 
     Example:
         >>> ragged = RaggedTensor(torch.tensor([1, 2, 3]), torch.tensor([0, 2, 2, 3]))
@@ -59,10 +60,10 @@ class RaggedTensor:
         self._offsets = [offsets] if isinstance(offsets, Tensor) else list(offsets)
         self._weight = weight
         self._pad_info: RaggedPadInfo | None = None
-        self._check()
         self._dense_shape = (
             (-1,) * (len(self._offsets) + 1) if dense_shape is None else tuple(dense_shape)
         )
+        self._check()
 
     def _check(self) -> None:
         if not self._offsets:
@@ -80,9 +81,14 @@ class RaggedTensor:
                 raise ValueError(f"{what} go from {ends}: expected 0 to {length}")
             if bool((offsets[1:] < offsets[:-1]).any()):
                 raise ValueError(f"{what} decrease")
-        if self._weight is not None and len(self._weight) != len(self._values):
+        if self._weight is not None and self._weight.numel() != len(self._values):
             raise ValueError(
-                f"RaggedTensor: {len(self._values)} values and {len(self._weight)} weights"
+                f"RaggedTensor: {len(self._values)} values and {self._weight.numel()} weights"
+            )
+        if len(self._dense_shape) != len(self._offsets) + 1:
+            raise ValueError(
+                f"RaggedTensor: expected a dense_shape of {len(self._offsets) + 1} dimensions, "
+                f"found {self._dense_shape}"
             )
 
     # ---- made from others ----
@@ -153,7 +159,10 @@ class RaggedTensor:
         if isinstance(what, tuple) and len(what) == 2 and all(isinstance(t, Tensor) for t in what):
             return cls.from_lengths(*what)
         if isinstance(what, Tensor) and what.is_nested and what.layout == torch.jagged:
-            return cls(what.values(), what.offsets())  # type: ignore[attr-defined]
+            what = what.contiguous()  # there may be gaps between its rows
+            if what.dim() > 2 and isinstance(what.shape[1], int):
+                raise TypeError("expected a jagged tensor whose second dimension is ragged")
+            return cls(what.values(), what.offsets())
         if isinstance(what, Tensor) or not all(
             hasattr(what, name) for name in ["values", "lengths"]
         ):
@@ -186,8 +195,8 @@ class RaggedTensor:
 
     def set_weight(self, weight: Tensor) -> None:
         """Gives each value a weight."""
-        if len(weight) != len(self._values):
-            raise ValueError(f"expected {len(self._values)} weights, found {len(weight)}")
+        if weight.numel() != len(self._values):
+            raise ValueError(f"expected {len(self._values)} weights, found {weight.numel()}")
         self._weight = weight
 
     @property
@@ -225,7 +234,7 @@ class RaggedTensor:
 
     def get_shape(self, dim: int) -> int:
         """The size of a dimension: of ragged ones the longest row, unless it is given."""
-        dim %= self.dim
+        dim = range(self.dim)[dim]
         if self._dense_shape[dim] != -1:
             return self._dense_shape[dim]
         if dim == 0:
@@ -320,33 +329,86 @@ class RaggedTensor:
         made._pad_info = copy.deepcopy(self._pad_info, memo)
         return made
 
-    def __getitem__(self, key: int | slice) -> Any:
-        """A row, or rows: of one ragged dimension an int gives a tensor."""
-        if isinstance(key, int):
-            count = len(self)
-            if not -count <= key < count:
-                raise IndexError(f"row {key} of {count}")
-            row = self._rows(torch.tensor([key % count], device=self.device))
-            if len(row._offsets) == 1:
-                return row._values
-            return RaggedTensor(row._values, row._offsets[1:], row._weight)
-        if isinstance(key, slice):
-            kept = range(*key.indices(len(self)))
-            return self._rows(torch.tensor(kept, dtype=torch.int64, device=self.device))
-        raise TypeError(f"rows are taken by int or slice, not by {type(key).__name__}")
+    def __getitem__(self, key: Any) -> Any:
+        """Rows, or a part of each.
 
-    def _rows(self, rows: Tensor) -> RaggedTensor:
-        kept = []
-        for offsets in self._offsets:
-            lengths = offsets.diff()[rows]
-            begins = torch.repeat_interleave(offsets[:-1][rows], lengths)
+        Args:
+            key: a slice of the rows, or of several dimensions in a tuple: those after the first
+                take a part of each row, however long it is. `None` adds a dimension of length 1,
+                `...` stands for whole dimensions. An int, as the first key alone, is one row.
+
+        Returns:
+            A RaggedTensor; of one row of one ragged dimension, a tensor.
+
+        Raises:
+            IndexError: there is no such row or dimension, or a step is not positive.
+            TypeError: it is no such key.
+        """
+        keys = _spelled_out(key, self.dim)
+        if not isinstance(keys[0], int):
+            return self._cut(keys)
+        row, count = keys[0], len(self)
+        if not -count <= row < count:
+            raise IndexError(f"row {row} of {count}")
+        row %= count
+        taken = self._cut((slice(row, row + 1), *[slice(None)] * (self.dim - 1)))
+        if self.dim > 2:
+            return RaggedTensor(taken._values, taken._offsets[1:], taken._weight)[keys[1:]]
+        return taken._values[keys[1:]]
+
+    def _cut(self, keys: Sequence[Any]) -> RaggedTensor:
+        """Slices of all dimensions, with new ones where `None` is among them."""
+        # The rows are those of a dimension outside, which has but one.
+        levels = [torch.tensor([0, len(self)], device=self.device), *self._offsets]
+        kept: list[Tensor] = []
+        rows = torch.zeros(1, dtype=torch.int64, device=self.device)
+        for key in keys:
+            if key is None:
+                kept.append(torch.arange(len(rows) + 1, device=self.device))
+                continue
+            offsets = levels.pop(0)
+            first, lengths, step = _parts_of(key, offsets.diff()[rows])
             kept.append(_offsets_of(lengths).to(offsets.dtype))
-            within = torch.arange(len(begins), device=self.device) - torch.repeat_interleave(
-                kept[-1][:-1], lengths
-            )
-            rows = begins + within
+            within = torch.arange(int(lengths.sum()), device=self.device)
+            within -= torch.repeat_interleave(kept[-1][:-1], lengths)
+            rows = torch.repeat_interleave(offsets[:-1][rows] + first, lengths) + within * step
         weight = None if self._weight is None else self._weight[rows]
-        return RaggedTensor(self._values[rows], kept, weight)
+        return RaggedTensor(self._values[rows], kept[1:], weight)
+
+
+def _spelled_out(key: Any, dim: int) -> tuple[Any, ...]:
+    """Keys with a slice or int for each dimension."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    for i, each in enumerate(keys):
+        if not (each is None or each is ... or isinstance(each, slice)):
+            if not isinstance(each, int):
+                raise TypeError(f"rows are taken by int or slice, not by {type(each).__name__}")
+            if i > 0:
+                raise IndexError("an int takes a row, and is the first key")
+    missing = dim - sum(each is not None and each is not ... for each in keys)
+    if missing < 0:
+        raise IndexError(f"{dim - missing} keys for {dim} dimensions")
+    at = keys.index(...) if ... in keys else len(keys)
+    keys[at : at + 1] = [slice(None)] * missing
+    if ... in keys:
+        raise IndexError("'...' can be there once")
+    return tuple(keys)
+
+
+def _parts_of(key: slice, lengths: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Where a slice of each row begins, how much of it there is, and in which steps."""
+    step = 1 if key.step is None else key.step
+    if step < 1:
+        raise IndexError(f"rows are taken in positive steps, not of {step}")
+
+    def place(end: int | None, default: Tensor) -> Tensor:
+        if end is None:
+            return default
+        return (lengths + end).clamp(min=0) if end < 0 else lengths.clamp(max=end)
+
+    first = place(key.start, torch.zeros_like(lengths))
+    span = (place(key.stop, lengths) - first).clamp(min=0)
+    return first, (span + step - 1) // step, step
 
 
 def _offsets_of(lengths: Tensor) -> Tensor:
