@@ -87,6 +87,31 @@ def test_frozen_embeddings():
     assert not made(torch.tensor([1])).requires_grad
 
 
+@pytest.mark.parametrize("fields", [{"dtype": torch.int8}, {"trainable": False}])
+def test_tables_that_learn_beside_one_that_does_not(fields):
+    engine = EmbeddingEngine({"still": option(**fields), "learns": option()}, coalesce=False)
+    ids = torch.tensor([[1, 2]])
+    out = engine({"still": ids, "learns": ids})
+    assert not out["still"].requires_grad
+    out["learns"].sum().backward()
+    tables = filter_out_sparse_param(engine)
+    found = {name: table.grad(1).to_dense().sum().item() for name, table in tables.items()}
+    assert sorted(found.values()) == [0, 4]
+
+
+def test_a_table_in_eval_beside_one_that_learns():
+    engine = EmbeddingEngine({"still": option(), "learns": option()}, coalesce=False)
+    next(iter(engine._tables.values())).eval()
+    ids = torch.tensor([[1, 2]])
+    sum(each.sum() for each in engine({"still": ids, "learns": ids}).values()).backward()
+    assert sorted(len(table) for table in filter_out_sparse_param(engine).values()) == [0, 2]
+
+
+def test_bytes_pass_through_as_they_are():
+    ragged = RaggedTensor(torch.ones(3, dtype=torch.int8), torch.tensor([0, 1, 3]))
+    assert EmbeddingEngine({"a": option()})({"other": ragged})["other"] is ragged
+
+
 def test_eval_changes_nothing():
     made = filled().eval()
     assert made(torch.tensor([100])).tolist() == [[0, 0]]
@@ -167,6 +192,7 @@ def test_wrong_options(fields, message):
         (torch.eye(2).to_sparse(), TypeError, "torch.sparse_coo"),
         ([1, 2], TypeError, "list"),
         (RaggedTensor.from_offsets(RAGGED, torch.tensor([0, 1, 3])), ValueError, "pad outer"),
+        (RaggedTensor(torch.ones(2, 3).long(), torch.tensor([0, 2])), ValueError, r"\(n,\)"),
     ],
 )  # fmt: skip
 def test_wrong_ids(ids, error, message):

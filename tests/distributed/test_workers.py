@@ -77,12 +77,12 @@ for features in [2, 20]:
     ids = torch.arange(10).repeat(3, 1)  # each three times
     out = engine({f"{k}": ids for k in range(features)})
     sum(each.sum() for each in out.values()).backward()
-    # Sizes, ids, and rows of two widths there and back.
-    assert calls == [torch.int64] * 2 + [torch.float32] * 4, calls
+    # To agree, ids, and rows of two widths there; to agree, and gradients of two widths back.
+    assert calls == [torch.int64] * 2 + [torch.float32] * 2 + [torch.int64] + [torch.float32] * 2
     distinct = 10 * features
-    assert numbers[1] == 2 * distinct  # an id and its count
+    assert numbers[1] == 2 * distinct + 2 * features  # an id and its count; how many of a table
     returned = sum(numbers[2:4])  # rows that others asked this worker for
-    asked = sum(numbers[4:])
+    asked = sum(numbers[5:])
     assert asked == 10 * features // 2 * (4 + 8), asked
     total = torch.tensor(returned)
     dist.all_reduce(total)

@@ -1,9 +1,9 @@
 """Rows of tables whose slices several workers hold: ids go to the owners, rows come back.
 
 Each worker sends each distinct id once, to the worker that holds its slice, with how often it
-occurs. However many tables there are, sizes take one collective, ids one, and rows one for each
-width of a row; the backward pass takes one for each width. While rows of one width are on their
-way, those of the next are looked up.
+occurs. However many tables there are, agreeing on them takes one collective, ids one, and rows one
+for each width of a row; so does the backward pass, which has no ids. While rows of one width are on
+their way, those of the next are looked up.
 
 Every worker of the group must take part with the same tables, in training with a backward pass,
 be its batch empty.
@@ -22,7 +22,10 @@ from torch.autograd.function import once_differentiable
 from recis._slices import shards_of
 from recis._tensors import distinct
 from recis.nn.hashtable_hook import AdmitHook
+from recis.nn.modules._agreement import agree, reported
 from recis.nn.modules.hashtable import HashTable
+
+_NAMES_MOST = 5  # in a message
 
 
 class Wanted(NamedTuple):
@@ -45,10 +48,20 @@ class Found(NamedTuple):
 
 
 def group_size(group: dist.ProcessGroup | None) -> int:
-    """How many workers there are; 1 without `torch.distributed`."""
+    """How many workers there are; 1 without `torch.distributed`.
+
+    Raises:
+        ValueError: this process is not one of them.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return 1
-    return dist.get_world_size(group)
+    size = dist.get_world_size(group)
+    if size < 1:
+        raise ValueError(
+            f"this process, of rank {dist.get_rank()}, is not in the process group of the table: "
+            "make the table in those that are"
+        )
+    return size
 
 
 def group_rank(group: dist.ProcessGroup | None) -> int:
@@ -64,12 +77,12 @@ def look_up(wanted: Sequence[Wanted], group: dist.ProcessGroup | None) -> list[F
         group: the workers, by whose rank `gen_slice` cuts the ids; None, all of them.
 
     Raises:
-        RuntimeError: a collective failed.
+        ExchangeError: a worker is lost, or has called something else.
     """
     if not wanted:
         return []
-    plan = _Plan(wanted, group)
-    holder = next((w.table._holder for w in wanted if _trains(w)), torch.zeros(()))
+    plan = _Plan("look up", wanted, group)
+    holder = next((w.table._holder for w in wanted if _learns(w)), torch.zeros(()))
     rows = _Rows.apply(holder, plan)
     return [Found(*each) for each in zip(rows, plan.inverses, strict=True)]
 
@@ -78,25 +91,60 @@ def insert(
     table: HashTable, ids: Tensor, embeddings: Tensor, group: dist.ProcessGroup | None
 ) -> None:
     """Gives ids `(n,)` embeddings `(n, *embedding_shape)`, on whichever worker holds them."""
-    plan = _Plan([Wanted(table, ids)], group)
+    plan = _Plan("insert", [Wanted(table, ids)], group)
     last = torch.zeros(int(plan.sent.sizes.sum()), dtype=torch.int64)
     last.scatter_reduce_(0, plan.inverses[0], torch.arange(len(ids)), "amax")
-    rows, work = plan.start(embeddings[last], [0], plan.sent, plan.received)
-    if work is not None:
-        work.wait()
+    rows = plan.start(plan.what, [0], embeddings[last], plan.sent, plan.received).wait()
     table.insert(plan.ids, rows)
 
 
-def _trains(wanted: Wanted) -> bool:
-    """Whether rows are admitted and may take a gradient."""
+def _admits(wanted: Wanted) -> bool:
+    """Whether unknown ids get rows."""
     return wanted.table.training and wanted.table.table.dtype.is_floating_point
+
+
+def _learns(wanted: Wanted) -> bool:
+    """Whether rows take a gradient."""
+    return _admits(wanted) and wanted.trainable
+
+
+def _names(wanted: Sequence[Wanted]) -> str:
+    """Of tables, for messages."""
+    names = dict.fromkeys(child for w in wanted for child in w.table.children_hashtable)
+    listed = ", ".join(map(repr, list(names)[:_NAMES_MOST]))
+    more = len(names) - _NAMES_MOST
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def _details(wanted: Sequence[Wanted]) -> str:
+    """What every worker must know of tables alike."""
+    return repr(
+        [
+            (
+                w.table.table.name,
+                w.table.children_hashtable,
+                w.table.table.dtype,
+                w.table.table.shape,
+                w.table.slice.slice_size,
+                _admits(w),
+                _learns(w) and torch.is_grad_enabled(),
+                str(w.admit_hook),
+            )
+            for w in wanted
+        ]
+    )
 
 
 class _Plan:
     """Which ids go where: agreed among the workers before rows are looked up."""
 
-    def __init__(self, wanted: Sequence[Wanted], group: dist.ProcessGroup | None) -> None:
+    def __init__(
+        self, action: str, wanted: Sequence[Wanted], group: dist.ProcessGroup | None
+    ) -> None:
+        self.names = _names(wanted)
+        self.what = f"{action} {self.names}"
         self.wanted = wanted
+        self.learning = [k for k, each in enumerate(wanted) if _learns(each)]
         self.group = group
         self.world = group_size(group)
         found = [distinct(w.ids) for w in wanted]
@@ -127,38 +175,78 @@ class _Plan:
             begin += size
         send = torch.bincount(owner * len(wanted) + table, minlength=self.world * len(wanted))
         send = send.view(self.world, len(wanted))
-        receive = torch.empty_like(send)
-        dist.all_to_all_single(receive, send, group=group)
+        self.details = _details(wanted)
+        pairs = torch.stack([ids, counts], 1)[order]
+        receive, arrived = self._exchange_ids(send, pairs)
         self.sent = _Side(table[order], send)
         tables = torch.arange(len(wanted)).repeat(self.world)
         self.received = _Side(torch.repeat_interleave(tables, receive.view(-1)), receive)
-        pairs = torch.stack([ids, counts], 1)[order]
-        arrived = pairs.new_empty((int(receive.sum()), 2))
-        dist.all_to_all_single(
-            arrived, pairs, receive.sum(1).tolist(), send.sum(1).tolist(), group=group
-        )
         self.ids, self.counts = arrived[:, 0].contiguous(), arrived[:, 1]
 
-    def widths(self) -> list[list[int]]:
-        """The tables by the width and dtype of their rows, in their order."""
+    def _exchange_ids(self, send: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """How many ids of each table come from each worker, and those with their counts.
+
+        Args:
+            send: `(workers, tables)`, how many go to them.
+            pairs: int64 `(ids, 2)`, in the order of workers and tables.
+        """
+        tables = send.shape[1]
+        leaving = send.sum(1)
+        arriving = agree(self.what, self.details, leaving, self.group)
+        given = [part for w in zip(send, pairs.split(leaving.tolist()), strict=True) for part in w]
+        lengths = (tables + 2 * arriving).tolist()
+        taken = send.new_empty(sum(lengths))
+        with reported(self.what):
+            dist.all_to_all_single(
+                taken,
+                torch.cat([part.reshape(-1) for part in given]),
+                lengths,
+                (tables + 2 * leaving).tolist(),
+                group=self.group,
+            )
+        parts = taken.split(lengths)
+        return (
+            torch.stack([part[:tables] for part in parts]),
+            torch.cat([part[tables:] for part in parts]).view(-1, 2),
+        )
+
+    def widths(self, tables: Sequence[int]) -> list[list[int]]:
+        """These tables by the width and dtype of their rows, in their order."""
         found: dict[tuple[Any, ...], list[int]] = {}
-        for k, wanted in enumerate(self.wanted):
-            table = wanted.table
+        for k in tables:
+            table = self.wanted[k].table
             found.setdefault((table.table.dtype, table.table.shape), []).append(k)
         return list(found.values())
 
     def start(
-        self, rows: Tensor, tables: list[int], source: _Side, target: _Side
-    ) -> tuple[Tensor, Any]:
-        """Sends rows of some tables from one side to the other: where they go, and the work."""
+        self, what: str, tables: list[int], rows: Tensor, source: _Side, target: _Side
+    ) -> _Travelling:
+        """Sends rows of some tables from one side to the other."""
         if self.world == 1:
-            return rows, None
+            return _Travelling(what, tables, rows)
         arriving, leaving = (side.sizes[:, tables].sum(1).tolist() for side in (target, source))
         out = rows.new_empty((sum(arriving), *rows.shape[1:]))
-        work = dist.all_to_all_single(
-            out, rows.contiguous(), arriving, leaving, group=self.group, async_op=True
-        )
-        return out, work
+        with reported(what):
+            work = dist.all_to_all_single(
+                out, rows.contiguous(), arriving, leaving, group=self.group, async_op=True
+            )
+        return _Travelling(what, tables, out, work)
+
+
+class _Travelling(NamedTuple):
+    """Rows of some tables on their way."""
+
+    what: str
+    tables: list[int]
+    rows: Tensor
+    work: Any = None
+
+    def wait(self) -> Tensor:
+        """They, once they are there."""
+        if self.work is not None:
+            with reported(self.what):
+                self.work.wait()
+        return self.rows
 
 
 class _Side:
@@ -189,46 +277,40 @@ class _Rows(torch.autograd.Function):
     def forward(ctx: Any, holder: Tensor, plan: _Plan) -> tuple[Tensor, ...]:
         batches: list[Any] = [None] * len(plan.wanted)
         under_way = []
-        for tables in plan.widths():
+        for tables in plan.widths(range(len(plan.wanted))):
             rows = _join(
                 [_own_rows(plan, k, batches) for k in tables],
                 [plan.received.places(k, tables) for k in tables],
             )
-            under_way.append((tables, *plan.start(rows, tables, plan.received, plan.sent)))
+            under_way.append(plan.start(plan.what, tables, rows, plan.received, plan.sent))
         out: list[Any] = [None] * len(plan.wanted)
-        for tables, rows, work in under_way:
-            if work is not None:
-                work.wait()
-            for k in tables:
-                out[k] = rows[plan.sent.places(k, tables)]
+        for each in under_way:
+            rows = each.wait()
+            for k in each.tables:
+                out[k] = rows[plan.sent.places(k, each.tables)]
         ctx.plan, ctx.batches = plan, batches
-        frozen = [
-            each
-            for each, wanted in zip(out, plan.wanted, strict=True)
-            if not (_trains(wanted) and wanted.trainable)
-        ]
-        ctx.mark_non_differentiable(*frozen)
+        ctx.mark_non_differentiable(*(out[k] for k in range(len(out)) if k not in plan.learning))
         return tuple(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
         plan = ctx.plan
+        what = f"bring gradients to {plan.names}"
+        if plan.world > 1:
+            nothing = torch.zeros(plan.world, dtype=torch.int64)
+            agree(what, plan.details, nothing, plan.group)
         under_way = []
-        for tables in plan.widths():
-            if not any(plan.wanted[k].trainable for k in tables):
-                continue
+        for tables in plan.widths(plan.learning):
             joined = _join(
                 [grads[k] for k in tables], [plan.sent.places(k, tables) for k in tables]
             )
-            under_way.append((tables, *plan.start(joined, tables, plan.sent, plan.received)))
-        for tables, joined, work in under_way:
-            if work is not None:
-                work.wait()
-            for k in tables:
-                if plan.wanted[k].trainable:
-                    grad = joined[plan.received.places(k, tables)]
-                    plan.wanted[k].table._accumulate(ctx.batches[k], grad, plan.world)
+            under_way.append(plan.start(what, tables, joined, plan.sent, plan.received))
+        for each in under_way:
+            joined = each.wait()
+            for k in each.tables:
+                grad = joined[plan.received.places(k, each.tables)]
+                plan.wanted[k].table._accumulate(ctx.batches[k], grad, plan.world)
         return None, None
 
 
@@ -237,7 +319,7 @@ def _own_rows(plan: _Plan, k: int, batches: list[Any]) -> Tensor:
     wanted = plan.wanted[k]
     places = plan.received.of(k)
     ids = plan.ids[places]
-    if not _trains(wanted):
+    if not _admits(wanted):
         return wanted.table.table.read(ids)
     times = plan.counts[places].to(torch.int32)
     rows, batches[k] = wanted.table._admit(ids, wanted.admit_hook, times)

@@ -157,7 +157,7 @@ def rows_of(ids: Any, what: str) -> Rows:
 
     Raises:
         TypeError: it is nothing of that, or sparse, or not int64.
-        ValueError: rows of an outer ragged dimension differ in length.
+        ValueError: rows of an outer ragged dimension differ in length, or a value is no single id.
     """
     if isinstance(ids, Tensor) and not ids.is_nested:
         if ids.layout != torch.strided:
@@ -178,6 +178,8 @@ def rows_of(ids: Any, what: str) -> Rows:
             f"{what}: {offsets.numel() - 1} rows do not fill {shape}: pad outer dimensions first"
         )
     flat = check_ids(ragged.values(), what).reshape(-1)
+    if flat.numel() != len(ragged.values()):
+        raise ValueError(f"{what}: expected values (n,), found {tuple(ragged.values().shape)}")
     sides = None if ragged.pad_info is None else ragged.pad_info.pad_sides
     left = sides is not None and bool(sides.view(-1)[0])
     return Rows(flat, offsets, ragged.weight(), shape, True, left, ragged.device)
@@ -200,7 +202,8 @@ class DynamicEmbedding(torch.nn.Module):
     """Embeddings of any ids from a table whose slices the workers of a group share.
 
     Every worker calls it for its own batch, which may be empty, and all of them equally often,
-    backward passes included. Without `torch.distributed` one process holds the whole table.
+    backward passes included: an `ExchangeError` if not, or if one is lost. Without
+    `torch.distributed` one process holds the whole table.
 
     Args:
         emb_opt: the table, and how rows of ids are combined.
@@ -267,6 +270,7 @@ class DynamicEmbedding(torch.nn.Module):
 
         Raises:
             TypeError, ValueError: ids or weights are unusable; nothing has changed.
+            ExchangeError: a worker is lost, or does something else.
         """
         what = f"embedding {self.name!r}"
         rows = rows_of(input_ids, f"{what}: ids")
@@ -290,6 +294,7 @@ class DynamicEmbedding(torch.nn.Module):
 
         Raises:
             TypeError, ValueError: a shape or dtype is wrong; nothing was inserted.
+            ExchangeError: a worker is lost, or does something else.
         """
         what = f"embedding {self.name!r}: insert"
         ids = check_ids(input_ids, f"{what}: ids").reshape(-1)

@@ -32,7 +32,7 @@ class EmbeddingEngine(torch.nn.Module):
     Features whose options agree (`EmbeddingOption.coalesced_info`) share one table, in which the
     ids of each `shared_name` are apart; and all tables share the collectives of an exchange. The
     workers of a group call it equally often, each for its own batch, which may be empty or lack
-    features.
+    features: an `ExchangeError` if not, or if one is lost.
 
     Args:
         emb_options: by feature.
@@ -76,7 +76,9 @@ class EmbeddingEngine(torch.nn.Module):
         )
 
     def forward(self, input_features: Mapping[str, Any]) -> dict[str, Any]:
-        """Embeddings of the features that have options; others pass through, ragged ones as dense.
+        """Embeddings of the features that have options; others pass through.
+
+        Ragged ones pass as dense tensors, but for bytes (int8), which stay as they are.
 
         Args:
             input_features: by name. Ids as `DynamicEmbedding` takes them.
@@ -88,6 +90,7 @@ class EmbeddingEngine(torch.nn.Module):
         Raises:
             TypeError, ValueError: ids are unusable; the message names the feature, and nothing has
                 changed.
+            ExchangeError: a worker is lost, or does something else.
         """
         rows = {
             name: rows_of(ids, f"feature {name!r}: ids")
@@ -216,4 +219,5 @@ def _weight_of(rows: Rows) -> Tensor:
 
 
 def _dense(feature: Any) -> Any:
-    return feature.to_dense() if isinstance(feature, RaggedTensor) else feature
+    ragged = isinstance(feature, RaggedTensor) and feature.dtype != torch.int8
+    return feature.to_dense() if ragged else feature

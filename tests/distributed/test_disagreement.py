@@ -1,0 +1,88 @@
+"""Workers that do different things are told so, all of them, and nothing has changed."""
+
+DISAGREE = """
+import torch, torch.distributed as dist
+from contextlib import nullcontext
+from recis.nn import DynamicEmbedding, EmbeddingEngine, EmbeddingOption, ExchangeError
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+ids = torch.arange(50)
+
+def option(name, **fields):
+    return EmbeddingOption(embedding_dim=2, shared_name=name, **fields)
+
+def refused(call):
+    try:
+        call()
+    except ExchangeError as error:
+        assert "something else" in str(error), error
+    else:
+        raise AssertionError("one worker did something else")
+
+left, right = DynamicEmbedding(option("left")), DynamicEmbedding(option("right"))
+
+# Others: a table, what is done with it, whether it learns.
+refused(lambda: left(ids) if rank else right(ids))
+refused(lambda: left(ids) if rank else left.insert(ids, torch.ones(50, 2)))
+left.train(rank == 0)
+refused(lambda: left(ids))
+left.train()
+with torch.no_grad() if rank else nullcontext():
+    refused(lambda: left(ids))
+
+# Tables whose ids are numbered in another order.
+names = ["left", "right"] if rank else ["right", "left"]
+engine = EmbeddingEngine({name: option(name + "s") for name in names})
+refused(lambda: engine({"left": ids}))
+assert len(left.hashtable) == len(right.hashtable) == 0
+
+# One leaves a backward pass out, and goes on with the next batch.
+out = left(ids)
+refused((lambda: left(ids)) if rank else out.sum().backward)
+assert left.hashtable.grad().to_dense().count_nonzero() == 0
+
+# They can go on together.
+left(ids).sum().backward()
+assert left.hashtable.grad().to_dense().count_nonzero() == 2 * len(left.hashtable)
+"""
+
+
+def test_workers_that_do_different_things_are_told(run_workers):
+    run_workers(DISAGREE, 2)
+
+
+GROUPS = """
+import torch, torch.distributed as dist
+from recis.nn import DynamicEmbedding, EmbeddingEngine, EmbeddingOption
+from recis.nn.modules.hashtable import filter_out_sparse_param
+from recis.optim import SparseSGD
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+pair, alone = dist.new_group([0, 2]), dist.new_group([1])
+mine = alone if rank == 1 else pair
+model = EmbeddingEngine(
+    {name: EmbeddingOption(embedding_dim=1, pg=mine, shared_name=name) for name in ["a", "b"]}
+)
+optimizer = SparseSGD(filter_out_sparse_param(model), lr=1.0)
+ids = torch.arange(10) * 7919  # of slices all over
+model({"a": ids, "b": ids})["b"].sum().backward()
+optimizer.step()
+(table,) = filter_out_sparse_param(model).values()
+assert len(table) == 20 or rank != 1
+assert len(table) < 20 or rank == 1
+assert table.slice.slice_size == 65536
+# Two workers of two: of the sum, half. The third worker makes no difference.
+assert model({"b": ids})["b"].flatten().tolist() == [-1] * 10
+try:
+    DynamicEmbedding(EmbeddingOption(shared_name="other"), pg=pair)
+except ValueError as error:
+    assert rank == 1 and "not in the process group" in str(error)
+else:
+    assert rank != 1
+"""
+
+
+def test_a_group_of_some_workers(run_workers):
+    run_workers(GROUPS, 3)
