@@ -198,18 +198,33 @@ class Table:
         self._joined = False
 
     def open(self, draw: _engine.Draw) -> None:
-        """Makes the table, or finds it in its store. Before that it is of no use."""
+        """Makes the table, or finds it in its store. Before that it is of no use.
+
+        Raises:
+            ValueError: the store has it with other slices or another schema.
+        """
         store = None if self.store is None else self.store.engine
+        if self.store is not None:
+            held = self.store.slices.get(self.name, self.slice)
+            if held != self.slice:
+                raise ValueError(
+                    f"table {self.name!r}: {self.store!r} holds its {held}, asked for "
+                    f"{self.slice}: a store serves as many workers as made it, each its own. For "
+                    "another number, have those save a snapshot, load it, and use new stores"
+                )
         there = store is not None and store.joined(self.name)
         self.engine = _engine.Table(
             self.name, CODE_OF[self.dtype], list(self.shape), self.block_size, draw, store
         )
         self._joined = store is not None and not there
+        if self.store is not None:
+            self.store.slices[self.name] = self.slice
 
     def undo_open(self) -> None:
         """Leaves the store as it was before `open`, if that made this table a part of it."""
         if self.store is not None and self._joined:
             self.store.engine.leave(self.name)
+            del self.store.slices[self.name]
 
     # ---- lookup ----
 

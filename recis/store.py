@@ -12,17 +12,20 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from recis import _engine
+from recis._common_epoch import Commits, common_epoch
 from recis._policy_state import PolicyStates
+from recis._slices import Slice
 from recis._state import decode, encode
 from recis._tensors import DTYPES
 
 logger = logging.getLogger(__name__)
 
-# What the engine keeps for us: magic, version, bytes of the user's part; that part; the hooks'.
+# What the engine keeps for us: magic, version, bytes of the user's part; that part; our own.
 _HEADER = struct.Struct("<4sIQ")
-_MAGIC, _VERSION = b"RCST", 1
+_MAGIC, _VERSION = b"RCST", 2  # of 1, our own part is what hooks have learnt and nothing else
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)?B", re.IGNORECASE)
 _POWERS = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -60,7 +63,7 @@ class Store:
     when the store is opened again. Then each table, constructed as before, finds its rows.
 
     A process that was forked cannot use a store of its parent, and only one process at a time
-    can have it open, readers aside.
+    can have it open, readers aside. Workers of a group each have their own: `open_common`.
 
     Args:
         path: a directory, made if it is not there.
@@ -71,7 +74,7 @@ class Store:
         read_only: open it for tables in `eval()`, as of one epoch, also beside a process that
             trains.
         epoch: which one of `epochs()` to go on from; the later one is dropped, unless read-only.
-            Default, the last.
+            Default, the last. Until the second commit, 0 is the empty store before the first.
         network: open it even on a network file system, whose locks and syncs may be unreliable.
 
     Raises:
@@ -128,10 +131,64 @@ class Store:
         opened = [found for found in self.epochs() if epoch in (None, found.epoch)]
         self._current = opened[-1] if opened else None
         try:
-            self._policies = PolicyStates(self._saved_policies())
+            saved = self._saved()
+            self._policies = PolicyStates(saved["hooks"])
+            self._slices = {table: Slice(*held) for table, held in saved["slices"].items()}
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def open_common(
+        cls,
+        path: str | os.PathLike[str],
+        group: dist.ProcessGroup | None = None,
+        *,
+        hot_bytes: int | str | None = None,
+        network: bool = False,
+    ) -> Store:
+        """Opens a worker's store at the newest step that the stores of all workers have.
+
+        A worker may have ended between its commit and another's, so the last epochs may differ by
+        one. A later epoch than the common one is dropped, with a warning. If the first commit is
+        what some lack, all begin with an empty store.
+
+        A collective of the workers, who afterwards commit the same steps. Without a process group
+        it opens the last epoch.
+
+        Args:
+            path: of this worker's store, which no other worker has.
+            group: the process group; None, all workers.
+            hot_bytes: as of a `Store`.
+            network: as of a `Store`.
+
+        Raises:
+            TypeError, ValueError, RuntimeError, OSError: this worker's store cannot be opened.
+            RuntimeError: another worker's cannot be, or no step is common to all; the message has
+                those of each worker. Nothing has changed.
+        """
+        store = None
+        mine: Commits | Exception
+        try:
+            store = cls(path, hot_bytes=hot_bytes, network=network)
+            mine = [(found.epoch, found.step) for found in store.epochs()]
+        except Exception as error:  # the others must hear of it
+            mine = error
+        try:
+            epoch = common_epoch(os.fspath(path), mine, group)
+        except BaseException:
+            if store is not None:
+                store.close()
+            raise
+        assert store is not None
+        if epoch == (store.epoch or 0):
+            return store
+        logger.warning(
+            "store %r: step %s, epoch %s, is dropped, as not all workers have committed it",
+            store._path, store.step, store.epoch,
+        )  # fmt: skip
+        store.close()
+        return cls(path, hot_bytes=hot_bytes, network=network, epoch=epoch)
 
     # ---- commit ----
 
@@ -166,8 +223,12 @@ class Store:
                 "durability='commit'"
             )
         user = encode(state, "state")
-        policies = encode(self._policies.collect(), "hooks")
-        epoch = engine.commit(step, _HEADER.pack(_MAGIC, _VERSION, len(user)) + user + policies)
+        slices = {
+            table: (held.slice_begin, held.slice_end, held.slice_size)
+            for table, held in list(self._slices.items())
+        }
+        own = encode({"hooks": self._policies.collect(), "slices": slices}, "own")
+        epoch = engine.commit(step, _HEADER.pack(_MAGIC, _VERSION, len(user)) + user + own)
         self._current = next(found for found in self.epochs() if found.epoch == epoch)
         return epoch
 
@@ -188,7 +249,7 @@ class Store:
             RuntimeError: the store is closed, damaged or forked.
         """
         parts = self._parts()
-        return None if parts is None else decode(parts[0], "state")
+        return None if parts is None else decode(parts[1], "state")
 
     def epochs(self) -> list[Epoch]:
         """The last two commits, the older first: what `Store(path, epoch=...)` can open."""
@@ -276,6 +337,11 @@ class Store:
         """What hooks have learnt."""
         return self._policies
 
+    @property
+    def slices(self) -> dict[str, Slice]:
+        """By table, those whose ids it holds; tables of early stores are missing."""
+        return self._slices
+
     def _opened(self) -> _engine.Store:
         if os.getpid() != self._pid:
             raise RuntimeError(
@@ -287,23 +353,30 @@ class Store:
             raise RuntimeError(f"store {self._path!r} is closed: open it again")
         return self._engine
 
-    def _parts(self) -> tuple[bytes, bytes] | None:
-        """The user's part of what was committed and the hooks'."""
+    def _parts(self) -> tuple[int, bytes, bytes] | None:
+        """The version of what was committed, the user's part of it and our own."""
         engine = self._opened()
         if self._current is None:
             return None
         data = engine.state()
         magic, version, size = _HEADER.unpack_from(data)
-        if magic != _MAGIC or version != _VERSION:
+        if magic != _MAGIC or not 1 <= version <= _VERSION:
             raise RuntimeError(
                 f"store {self._path!r}, epoch {self.epoch}: expected a state of version "
-                f"{_VERSION}, found {magic!r} of version {version}: a later recis wrote it"
+                f"{_VERSION} at most, found {magic!r} of version {version}: a later recis wrote it"
             )
-        return data[_HEADER.size : _HEADER.size + size], data[_HEADER.size + size :]
+        return version, data[_HEADER.size : _HEADER.size + size], data[_HEADER.size + size :]
 
-    def _saved_policies(self) -> dict[str, dict[str, tuple[Any, ...]]]:
+    def _saved(self) -> dict[str, dict[str, Any]]:
+        """Our own part: by table, what hooks have learnt, and slices."""
         parts = self._parts()
-        return {} if parts is None else decode(parts[1], "hooks")
+        if parts is None:
+            return {"hooks": {}, "slices": {}}
+        version, _, own = parts
+        if version == 1:
+            return {"hooks": decode(own, "hooks"), "slices": {}}
+        saved: dict[str, dict[str, Any]] = decode(own, "own")
+        return saved
 
 
 def _close(engine: _engine.Store, pid: int) -> None:

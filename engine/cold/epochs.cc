@@ -128,8 +128,10 @@ Status Epochs::Load(std::optional<uint64_t> chosen) {
   if (chosen) {
     std::string there;
     for (const Record& r : records) there = Numbered(there + " ", r.epoch);
+    // What was before the first commit counts as an epoch, too.
+    const bool at_start = *chosen == 0 && (records.empty() || records.back().epoch == 1);
     while (!records.empty() && records.back().epoch != *chosen) records.pop_back();
-    if (records.empty()) {
+    if (records.empty() && !at_start) {
       return NotFound(database_->path() + ": has no epoch " + std::to_string(*chosen) + "; it has" +
                       (there.empty() ? " none" : there) + ".");
     }
@@ -292,8 +294,10 @@ Result<Sequence> Epochs::FindNewer(const Transaction& view, std::vector<Piece>* 
 
   const std::string records = Serialize(Records());
   if (stored_records.value() && *stored_records.value() != records) {
-    pieces->push_back(
-        {0, [=](Transaction& transaction) { return transaction.Put(kMeta, kEpochsKey, records); }});
+    pieces->push_back({0, [=, none = Records().empty()](Transaction& transaction) {
+                         return none ? transaction.Delete(kMeta, kEpochsKey)
+                                     : transaction.Put(kMeta, kEpochsKey, records);
+                       }});
   }
   const Sequence end = CurrentRecord().end;
   Sequence next = std::max(end, last.value() + 1);

@@ -38,7 +38,8 @@ struct LogOptions {
   bool scratch = false;                 // wiped at open, never synced, cannot be committed
   bool read_only = false;               // beside a writer, or on a read-only file system
   bool network = false;                 // open even on a network file system
-  std::optional<uint64_t> epoch;        // which to recover; the last by default
+  std::optional<uint64_t> epoch;        // which to recover; the last by default; 0, while there
+                                        // is at most one: as it was before the first
   size_t transaction_bytes = 16 << 20;  // of blocks in one transaction
   size_t queue_bytes = 64 << 20;        // of blocks waiting, above which Append() waits
   size_t map_bytes = size_t{1} << 40;   // of address space; less or more as it turns out

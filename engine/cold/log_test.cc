@@ -217,6 +217,36 @@ TEST(TheLastTwoEpochsCanBeOpened) {
   }
 }
 
+TEST(WhatWasBeforeTheFirstCommitCanBeOpenedUntilTheSecond) {
+  TemporaryDirectory directory;
+  LogOptions start = At(directory / "store");
+  start.epoch = 0;
+  for (int e = 0; e < 3; ++e) {
+    Sequence block;
+    {
+      auto log = Value(Log::Open(start));
+      EXPECT(!log->Current());
+      EXPECT_EQ(Value(log->State()), "");
+      EXPECT_EQ(Values(*log).size(), 0u);
+      EXPECT_EQ(Blocks(*log).size(), 0u);
+      Changes changes;
+      changes.state = "state";
+      changes.values = {{"v", "1"}};
+      block = Add(*log, &changes, 100, 10, 1)->sequence();
+      EXPECT_EQ(Value(log->Commit(changes, log->NextSequence())).epoch, 1u);
+    }
+    auto log = Value(Log::Open(At(directory / "store")));
+    EXPECT_EQ(Blocks(*log), std::vector<Sequence>{block});
+    EXPECT_EQ(Values(*log)["v"], "1");
+  }
+  Value(Log::Open(start));
+  EXPECT(!Value(Log::Open(At(directory / "store")))->Current());  // it stays so
+
+  std::vector<Sequence> blocks;
+  CommitThree(directory / "store", &blocks);
+  EXPECT(Log::Open(start).status().code() == Code::kNotFound);
+}
+
 TEST(AStoreIsReadBesideItsWriter) {
   TemporaryDirectory directory;
   std::vector<Sequence> blocks;

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recis import _engine
+from recis._slices import ALL_SLICES
 from recis._state import encode
 from recis._table import Table
 from recis._tensors import DTYPES as ENGINE_DTYPES
@@ -55,7 +56,8 @@ def open_table(store: Store, name: str) -> Table:
 
 def _make_table(store: Store, name: str, embedding: SlotInfo) -> Table:
     rows = max(1, _BLOCK_BYTES // embedding.row_bytes)
-    table = Table(name, DTYPES[embedding.dtype], embedding.shape, rows, store)
+    held = store.slices.get(name, ALL_SLICES)
+    table = Table(name, DTYPES[embedding.dtype], embedding.shape, rows, store, slice=held)
     table.open(_NO_DRAW)
     return table
 
