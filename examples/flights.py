@@ -20,7 +20,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from flights_data import FIELD_COUNT, Flights, load_flights
@@ -96,7 +96,12 @@ class FixedEmbedding(nn.Module):
         return {"rows": self.table.num_embeddings, "bytes": 2 * self.table.weight.nbytes}
 
 
-Embedding = GrowingEmbedding | FixedEmbedding
+class Embedding(Protocol):
+    """What a model needs of either."""
+
+    def __call__(self, ids: Tensor) -> Tensor: ...
+    def optimizer(self) -> torch.optim.Optimizer: ...
+    def stats(self) -> dict[str, float]: ...
 
 
 class LateModel(nn.Module):
@@ -108,7 +113,7 @@ class LateModel(nn.Module):
     def __init__(self, embedding: Embedding, ids_per_flight: int) -> None:
         super().__init__()
         self.embedding = embedding
-        self.deep = nn.Sequential(
+        self.deep: nn.Module = nn.Sequential(
             nn.Linear(ids_per_flight * FACTORS, 32), nn.ReLU(), nn.Linear(32, 1)
         )
 
@@ -157,17 +162,23 @@ class Training:
 
     def learn(self, landed: Tensor) -> None:
         self.model.train()
-        logits = self.model(self.flights.ids[landed])
-        late = self.flights.late[landed]
-        binary_cross_entropy_with_logits(logits, late, reduction="sum").backward()
+        self.loss(landed).backward()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
 
+    def loss(self, landed: Tensor) -> Tensor:
+        logits, late = self.model(self.flights.ids[landed]), self.flights.late[landed]
+        return binary_cross_entropy_with_logits(logits, late, reduction="sum")
+
     def predict(self, departing: Tensor) -> None:
         self.model.eval()  # only reads: an unknown id counts as zeros and stays unknown
         with torch.no_grad():
-            self.run.logits[departing] = self.model(self.flights.ids[departing])
+            self.run.logits[departing] = self.logits(departing)
+
+    def logits(self, departing: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.flights.ids[departing])
+        return logits
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to go on, but for the table: that is in the store already."""
@@ -189,8 +200,7 @@ class Training:
 
     def content(self) -> dict[str, Tensor]:
         """Every number of the model: rows with their optimizer state, layers, predictions."""
-        assert isinstance(self.embedding, GrowingEmbedding)
-        table = self.embedding.table
+        (table,) = filter_out_sparse_param(self.model).values()
         ids, rows = table.ids_map()
         slots = {slot.name(): slot.read(rows) for slot in table.slot_group().slots()}
         layers = dict(self.model.deep.named_parameters())
@@ -238,11 +248,15 @@ def survive(reference: dict[str, Tensor], hot_bytes: int, hours: int, *data: Any
         with Store(path, read_only=True) as store:
             print(f"Killed in hour {kill_at:,}; the last commit is of hour {store.step:,}.")
         content = train_in_store("recis, resumed", path, hot_bytes, *data)
+    check_same(reference, content)
+    rows = len(content["ids"])
+    print(f"The resumed model is the uninterrupted one, bit for bit, all {rows:,} rows of it.")
+
+
+def check_same(reference: dict[str, Tensor], content: dict[str, Tensor]) -> None:
     different = [name for name, tensor in reference.items() if bits(tensor) != bits(content[name])]
     if different:
         raise SystemExit(f"The resumed model differs in {', '.join(different)}.")
-    rows = len(content["ids"])
-    print(f"The resumed model is the uninterrupted one, bit for bit, all {rows:,} rows of it.")
 
 
 def bits(tensor: Tensor) -> bytes:
