@@ -48,7 +48,7 @@ HOT_BYTES = "1 MB"  # of each worker: a third of its rows
 class SharedEmbedding(nn.Module):
     """The rows of `GrowingEmbedding`, shared out among the workers."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store | None = None) -> None:
         super().__init__()
         self.store = store
         option = EmbeddingOption(
@@ -65,11 +65,12 @@ class SharedEmbedding(nn.Module):
         rows: Tensor = self.shared(ids.flatten())  # each id by itself: nothing is summed
         return rows.view(*ids.shape, WIDTH)
 
-    def optimizer(self) -> torch.optim.Optimizer:
+    def optimizer(self) -> SparseAdagrad:
         return SparseAdagrad(filter_out_sparse_param(self), lr=LEARNING_RATE, eps=EPS)
 
     def stats(self) -> dict[str, float]:
-        return {**self.store.stats(), **self.shared.hashtable.stats()}
+        on_disk = {} if self.store is None else self.store.stats()
+        return {**on_disk, **self.shared.hashtable.stats()}
 
 
 class SharedTraining(Training):
@@ -145,12 +146,12 @@ def main() -> None:
     if args.folder is not None:
         work(args.name, args.folder, args.rows, args.kill_at)
         return
-    hours = sum(1 for _ in load_flights(args.rows).hours())
+    kill_at = sum(1 for _ in load_flights(args.rows).hours()) * 3 // 4
     with TemporaryDirectory() as name:
         folder = Path(name)
         reference = launch(args, f"{args.workers} workers", folder / "alone")
-        print(f"The last worker is killed in hour {hours // 2:,}.", flush=True)
-        killed = launch(args, "one killed", folder / "killed", f"--kill-at={hours // 2}")
+        print(f"The last worker is killed in hour {kill_at:,}.", flush=True)
+        killed = launch(args, "one killed", folder / "killed", f"--kill-at={kill_at}")
     for expected, found in zip(reference, killed, strict=True):
         check_same(expected, found)
     rows = " and ".join(f"{len(found['ids']):,}" for found in killed)
