@@ -2,6 +2,7 @@
 #
 #   make demo    a year of flights              make test    what must pass
 #   make check   all that CI runs               make bench   the figures of docs/numbers.md
+#   make demo-workers    four months of them by two workers, one killed
 #   make format  what `make lint` asks for      make torch-matrix   other releases of torch
 #   make crash   faults at every call of snapshots
 #   make fuzz    inputs that do harm, FUZZ_SECONDS for each target
@@ -21,11 +22,14 @@ SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc'
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES)) tests/crash/shim.c
 TYPED := recis $(wildcard examples tools) engine/fetch_sources.py .ci/torch_matrix.py
 
-.PHONY: demo test check build lint format unit asan tsan crash bench fuzz torch-matrix clean
+.PHONY: demo demo-workers test check build lint format unit asan tsan crash bench fuzz torch-matrix clean
 .NOTPARALLEL:
 
 demo: build
 	$(BIN)/python examples/flights.py
+
+demo-workers: build
+	$(BIN)/python examples/flights_workers.py --rows 100000
 
 test: build unit
 	$(BIN)/pytest
