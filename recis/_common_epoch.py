@@ -39,10 +39,9 @@ def common_epoch(path: str, mine: Commits | Exception, group: dist.ProcessGroup 
     commits = [_with_start(each) for each in reports]
     common = set.intersection(*({step for _, step in each} for each in commits))
     if not common:
-        known = "; ".join(f"worker {k} has {_words(each)}" for k, each in enumerate(reports))
         raise RuntimeError(
-            f"store {path!r}: no commit is common to the stores of all workers: {known}. See "
-            "whether each has its own store and as many workers run as made the stores; else "
+            f"store {path!r}: no commit is common to the stores of all workers: {_words(reports)}. "
+            "See whether each has its own store and as many workers run as made the stores; else "
             "remove the stores of all and restore a snapshot, which any number of workers can load"
         )
     newest = next(step for _, step in reversed(commits[0]) if step in common)
@@ -53,8 +52,13 @@ def _with_start(commits: Commits) -> list[tuple[int, int | None]]:
     return [_START, *commits] if not commits or commits[-1][0] == 1 else list(commits)
 
 
-def _words(commits: Commits) -> str:
-    return " and ".join(f"step {step} (epoch {epoch})" for epoch, step in commits) or "none"
+def _words(workers: list[Commits]) -> str:
+    """What which workers have."""
+    owners: dict[str, list[str]] = {}
+    for k, commits in enumerate(workers):
+        words = " and ".join(f"step {step} (epoch {epoch})" for epoch, step in commits)
+        owners.setdefault(words or "none", []).append(str(k))
+    return "; ".join(f"{words} of worker {', '.join(ks)}" for words, ks in owners.items())
 
 
 def _gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:

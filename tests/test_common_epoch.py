@@ -49,10 +49,10 @@ def test_the_newest_step_that_all_have(agree, workers, epochs):
 @pytest.mark.parametrize(
     ("workers", "words"),
     [
-        ([[(1, 10), (2, 20)], []], "worker 0 has step 10 .epoch 1. and step 20 .epoch 2.; "
-         "worker 1 has none"),
-        ([[(2, 20)], []], "worker 1 has none"),  # after going back
-        ([FIRST, [(2, 20), (3, 30)]], "worker 0 has step 10 .epoch 1.; worker 1 has step 20"),
+        ([[(1, 10), (2, 20)], [], [(1, 10), (2, 20)]],
+         r"step 10 \(epoch 1\) and step 20 \(epoch 2\) of worker 0, 2; none of worker 1"),
+        ([[(2, 20)], []], "none of worker 1"),  # after going back
+        ([FIRST, [(2, 20), (3, 30)]], r"step 10 \(epoch 1\) of worker 0; step 20"),
     ],
 )  # fmt: skip
 def test_no_common_step(agree, workers, words):
@@ -104,7 +104,7 @@ def test_what_came_later_is_dropped(tmp_path, monkeypatch, caplog):
 def test_nothing_is_dropped_without_agreement(tmp_path, monkeypatch):
     commit(tmp_path / "s", 10, 20)
     monkeypatch.setattr("recis._common_epoch._gather", lambda mine, group: [mine, [(7, 70)]])
-    with pytest.raises(RuntimeError, match="worker 1 has step 70"):
+    with pytest.raises(RuntimeError, match="epoch 7. of worker 1"):
         Store.open_common(tmp_path / "s")
     with Store(tmp_path / "s") as store:  # it was closed
         assert [epoch.step for epoch in store.epochs()] == [10, 20]
