@@ -104,7 +104,7 @@ def test_what_came_later_is_dropped(tmp_path, monkeypatch, caplog):
 def test_nothing_is_dropped_without_agreement(tmp_path, monkeypatch):
     commit(tmp_path / "s", 10, 20)
     monkeypatch.setattr("recis._common_epoch._gather", lambda mine, group: [mine, [(7, 70)]])
-    with pytest.raises(RuntimeError, match="epoch 7. of worker 1"):
+    with pytest.raises(RuntimeError, match=r"epoch 7\) of worker 1"):
         Store.open_common(tmp_path / "s")
     with Store(tmp_path / "s") as store:  # it was closed
         assert [epoch.step for epoch in store.epochs()] == [10, 20]

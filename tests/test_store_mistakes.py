@@ -115,7 +115,7 @@ def test_a_state_of_a_later_version_is_refused(path):
     with Store(path) as store:
         store.engine.commit(1, b"RCST\x03\0\0\0" + b"\0" * 8)
     for _ in range(2):  # a failed opening lets go of the store
-        with pytest.raises(RuntimeError, match=r"expected a state of version 2 at most.*later recis"):
+        with pytest.raises(RuntimeError, match=r"expected a state of version 2 at most.*later"):
             Store(path)
 
 

@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ STEPS, COMMIT_STEPS, SNAPSHOT_STEP = 12, 2, 8
 # others have committed and it has not.
 KILLS = [(3, 6), (0, 9)]
 RESUMED = [None, 4, 8]  # by launch
+TIMEOUT = timedelta(seconds=30)
 SHARED = ("weight", "bias", "random")  # of a content: the same for all workers
 
 
@@ -157,7 +159,7 @@ def train_in_store(folder: Path, store: Store, victim: int, deadly: int) -> dict
 
 def go_on_elsewhere(folder: Path) -> None:
     """Another number of workers goes on from the snapshot."""
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=TIMEOUT)
     rank = dist.get_rank()
     with Store.open_common(folder / "stores" / str(rank)) as store:
         try:
@@ -178,7 +180,7 @@ def save(folder: Path, content: dict[str, Tensor]) -> None:
 
 
 def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=TIMEOUT)
     torch.set_num_threads(1)
     rank, launch = dist.get_rank(), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     with Store.open_common(folder / "stores" / str(rank), hot_bytes=2000) as store:
