@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from recis._collectives import collective
 from recis.snapshot.errors import SnapshotError
 from recis.snapshot.files import open_files
 from recis.snapshot.manifest import (
@@ -49,7 +50,8 @@ class Shards:
         """Raises SnapshotError unless all processes of the group have found the same."""
         if self.grouped:
             found: list[Any] = [None] * self.count
-            dist.all_gather_object(found, value, group=self._group)
+            with collective(f"{what}: the workers cannot compare it", SnapshotError):
+                dist.all_gather_object(found, value, group=self._group)
             if found != [value] * self.count:
                 raise SnapshotError(f"{what}: the workers have found {found}")
 
@@ -72,7 +74,8 @@ class Shards:
             Its path and the checksum of its manifest, "" if another process will publish it.
 
         Raises:
-            SnapshotError: another shard failed: nothing was published.
+            SnapshotError: another shard failed, or is lost: nothing was published, unless the
+                message says that it may have been.
         """
         if self.grouped:
             return self._save_together(root, step, write, publish)
@@ -91,7 +94,8 @@ class Shards:
         publish: Callable[[Draft, Manifest], object],
     ) -> tuple[str, str]:
         token = [secrets.token_hex(8)]
-        dist.broadcast_object_list(token, src=0, group=self._group)
+        with collective(f"{root}: step {step} was not saved", SnapshotError):
+            dist.broadcast_object_list(token, src=0, group=self._group)
         name = f"{DRAFT_PREFIX}{step_name(step)}-{token[0]}"
         error: BaseException | None = None
         path, whole = "", None
@@ -107,7 +111,8 @@ class Shards:
                 error = failure
                 report["error"] = f"{type(failure).__name__}: {failure}"
             reports: list[Any] = [None] * self.count
-            dist.all_gather_object(reports, report, group=self._group)
+            with collective(f"{root}: step {step} was not saved", SnapshotError):
+                dist.all_gather_object(reports, report, group=self._group)
             failed = [f"shard {r['shard']}: {r['error']}" for r in reports if "error" in r]
             outcome: list[Any] = ["; ".join(failed) or None]
             if not failed:
@@ -118,7 +123,8 @@ class Shards:
                     except BaseException as failure:
                         error = failure
                         outcome = [f"shard 0: {type(failure).__name__}: {failure}"]
-            dist.broadcast_object_list(outcome, src=0, group=self._group)
+            with collective(f"{root}: step {step} may have been saved", SnapshotError):
+                dist.broadcast_object_list(outcome, src=0, group=self._group)
         if error is not None:
             raise error
         if outcome[0] is not None or whole is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from recis._collectives import collective
 
 
 class ExchangeError(RuntimeError):
@@ -41,7 +42,7 @@ def agree(what: str, details: str, numbers: Tensor, group: dist.ProcessGroup | N
     digest = int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
     told = torch.stack([torch.full_like(numbers, digest), numbers], 1)
     found = torch.zeros_like(told)
-    with reported(what):
+    with exchange(what):
         dist.all_to_all_single(found, told, group=group)
     others = (found[:, 0] != digest).nonzero().view(-1).tolist()
     if others:
@@ -54,13 +55,6 @@ def agree(what: str, details: str, numbers: Tensor, group: dist.ProcessGroup | N
     return found[:, 1].contiguous()
 
 
-@contextmanager
-def reported(what: str) -> Iterator[None]:
-    """Has the errors of collectives say what they were for."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ExchangeError(
-            f"cannot {what}: {error}\nA worker may be lost, or too slow for the timeout of its "
-            "process group. End all of them, and let them go on from their last common commit"
-        ) from error
+def exchange(what: str) -> AbstractContextManager[None]:
+    """Around a collective: its errors are `ExchangeError`s."""
+    return collective(f"cannot {what}", ExchangeError)

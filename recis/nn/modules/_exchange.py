@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from recis._slices import shards_of
 from recis._tensors import distinct
 from recis.nn.hashtable_hook import AdmitHook
-from recis.nn.modules._agreement import agree, reported
+from recis.nn.modules._agreement import agree, exchange
 from recis.nn.modules.hashtable import HashTable
 
 _NAMES_MOST = 5  # in a message
@@ -196,7 +196,7 @@ class _Plan:
         given = [part for w in zip(send, pairs.split(leaving.tolist()), strict=True) for part in w]
         lengths = (tables + 2 * arriving).tolist()
         taken = send.new_empty(sum(lengths))
-        with reported(self.what):
+        with exchange(self.what):
             dist.all_to_all_single(
                 taken,
                 torch.cat([part.reshape(-1) for part in given]),
@@ -226,7 +226,7 @@ class _Plan:
             return _Travelling(what, tables, rows)
         arriving, leaving = (side.sizes[:, tables].sum(1).tolist() for side in (target, source))
         out = rows.new_empty((sum(arriving), *rows.shape[1:]))
-        with reported(what):
+        with exchange(what):
             work = dist.all_to_all_single(
                 out, rows.contiguous(), arriving, leaving, group=self.group, async_op=True
             )
@@ -244,7 +244,7 @@ class _Travelling(NamedTuple):
     def wait(self) -> Tensor:
         """They, once they are there."""
         if self.work is not None:
-            with reported(self.what):
+            with exchange(self.what):
                 self.work.wait()
         return self.rows
 
