@@ -81,10 +81,26 @@ class Snapshots:
         return ", ".join(found)
 
 
+SUITES = {"engine.txt": Engine(), "snapshots.txt": Snapshots()}
+Mutant = tuple[str, str, str]
+
+
+def mutants_of(name: str) -> list[Mutant]:
+    """File, what stands in it, what it becomes."""
+    return MUTANT.findall((HERE / name).read_text())
+
+
+def mutated(source: str, mutant: Mutant) -> str:
+    """The source of its file as a mutant has it."""
+    name, before, after = (text.replace("\\n", "\n") for text in mutant)
+    assert source.count(before) == 1, f"{name}: {before!r} must stand there once"
+    return source.replace(before, after)
+
+
 def main(word: str) -> int:
     survivors = 0
-    for name, suite in (("engine.txt", Engine()), ("snapshots.txt", Snapshots())):
-        mutants = MUTANT.findall((HERE / name).read_text())
+    for name, suite in SUITES.items():
+        mutants = mutants_of(name)
         chosen = [mutant for mutant in mutants if word in " ".join(mutant)]
         if chosen:
             survivors += tried(suite, chosen)
@@ -92,19 +108,18 @@ def main(word: str) -> int:
     return survivors != 0
 
 
-def tried(suite: Engine | Snapshots, mutants: list[tuple[str, str, str]]) -> int:
+def tried(suite: Engine | Snapshots, mutants: list[Mutant]) -> int:
     """How many of these no test noticed."""
     survivors = 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         suite.prepare(folder)
         assert suite.verdict(folder) == "", "the tests must pass first"
-        for name, before, after in mutants:
+        for mutant in mutants:
+            name, before, after = mutant
             file = folder / suite.sources / name
             source = file.read_text()
-            lines, others = (text.replace("\\n", "\n") for text in (before, after))
-            assert source.count(lines) == 1, f"{name}: {before!r} must stand there once"
-            file.write_text(source.replace(lines, others))
+            file.write_text(mutated(source, mutant))
             noticed = suite.verdict(folder)
             file.write_text(source)
             survivors += not noticed
