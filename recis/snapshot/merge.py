@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,8 @@ from recis import _engine
 from recis._slices import Array
 from recis._tensors import new_output
 from recis.snapshot.header import DTYPES
-from recis.snapshot.manifest import SlotInfo
+from recis.snapshot.manifest import FileInfo, SlotInfo
 from recis.snapshot.sparse_file import SparseFile
-
-if TYPE_CHECKING:
-    from recis.snapshot.read import SnapshotReader
 
 _RUN_BYTES = 2 << 20  # of rows that are read at once, so that small groups cost no call each
 
@@ -34,6 +31,14 @@ class Rows(NamedTuple):
     """By name, each `(n, *shape)`."""
 
 
+class Source(NamedTuple):
+    """The files of one snapshot of a chain."""
+
+    rows: Sequence[FileInfo]
+    deleted: Sequence[FileInfo]
+    open: Callable[[FileInfo], SparseFile]
+
+
 class _Part(NamedTuple):
     """Some slices of a file that take part in a merge."""
 
@@ -45,28 +50,22 @@ class _Part(NamedTuple):
 
 
 class Merge:
-    """Rows of one table, out of all snapshots of a chain."""
+    """Rows of one table, out of all snapshots of a chain, the base first."""
 
     def __init__(
-        self, sources: list[SnapshotReader], table: str, slots: list[SlotInfo], max_bytes: int
+        self, sources: list[Source], slots: list[SlotInfo], slice_size: int, max_bytes: int
     ) -> None:
-        self._table = table
         self._slots = slots
         self._max_bytes = max_bytes
         self._row_bytes = 8 + sum(slot.row_bytes for slot in slots)
-        self._slice_size = sources[0].table(table).slice_size
-        self._sources = sources
+        self._slice_size = slice_size
+        self._base = sources[0]
         # In the order in which they decide: a later snapshot after an earlier one; of one, rows
         # after deletions, since an id may have come back.
         self._infos = [
-            (
-                source,
-                infos,
-                [info.slice_begin for info in infos],
-                [info.slice_end for info in infos],
-            )
+            (source.open, infos, [i.slice_begin for i in infos], [i.slice_end for i in infos])
             for source in sources
-            for infos in (source.table(table).deleted_files(), source.table(table).rows_files())
+            for infos in (source.deleted, source.rows)
         ]
 
     def read(self, begin: int, end: int, pool: ThreadPoolExecutor, parallel: int) -> Iterator[Rows]:
@@ -97,11 +96,10 @@ class Merge:
     def _windows(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Runs of slices to be merged at once, `(begin, end, bytes)`, cut between groups."""
         limit = min(_RUN_BYTES, self._max_bytes)
-        base = self._sources[0]
-        for info in base.table(self._table).rows_files():
+        for info in self._base.rows:
             if info.slice_end <= begin or end <= info.slice_begin:
                 continue
-            file = base.open_file(self._table, info)
+            file = self._base.open(info)
             start = None
             for group in range(
                 *file.groups_of(max(begin, info.slice_begin), min(end, info.slice_end))
@@ -117,9 +115,9 @@ class Merge:
                 yield start, last, self._bytes(start, last)
 
     def _files(self, begin: int, end: int) -> Iterator[SparseFile]:
-        for source, infos, begins, ends in self._infos:
+        for open_file, infos, begins, ends in self._infos:
             for info in infos[bisect_right(ends, begin) : bisect_left(begins, end)]:
-                yield source.open_file(self._table, info)
+                yield open_file(info)
 
     def _bytes(self, begin: int, end: int) -> int:
         """What the groups with these slices take, at most."""

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -26,7 +27,7 @@ from recis.snapshot.manifest import (
     TableInfo,
     read_manifest,
 )
-from recis.snapshot.merge import Merge, Rows
+from recis.snapshot.merge import Merge, Rows, Source
 from recis.snapshot.names import MANIFEST, parse_step, step_name
 from recis.snapshot.publish import steps
 from recis.snapshot.sparse_file import SparseFile
@@ -128,7 +129,15 @@ class SnapshotReader:
                 f"{', '.join(known)}"
             )
         wanted = [known[name] for name in (known if slots is None else slots)]
-        merge = Merge(self.sources(table), table, wanted, max_bytes)
+        sources = [
+            Source(
+                source.table(table).rows_files(),
+                source.table(table).deleted_files(),
+                partial(source.open_file, table),
+            )
+            for source in self.sources(table)
+        ]
+        merge = Merge(sources, wanted, about.slice_size, max_bytes)
         with ThreadPoolExecutor(max(1, parallel), "recis-read") as pool:
             yield from merge.read(begin, end, pool, max(1, parallel))
 
