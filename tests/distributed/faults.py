@@ -35,6 +35,7 @@ from recis.optim import SparseAdam
 from recis.serialize import Loader, Saver, saver
 from recis.serialize.shards import _own_group
 from recis.snapshot.publish import Draft, steps
+from recis.snapshot.stores import open_table
 
 WORLD = 3
 TIMEOUT_S = 4  # of a collective, once all are there
@@ -161,11 +162,9 @@ def reopen(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"stores": [], "snapshots": {}}
     for rank in range(WORLD):
         with Store(folder / f"store-{rank}") as store:
-            model = engine(store)
-            tables = filter_out_sparse_param(model)
-            SparseAdam(tables)
+            tables = {name: open_table(store, name) for name in store.tables()}
             found["stores"].append({store.step: content(tables)})
-        del model, tables
+        del tables
     for step in steps(folder / "snapshots"):
         model = engine(None)
         tables = filter_out_sparse_param(model)

@@ -17,7 +17,7 @@ ALL = os.environ.get("RECIS_CRASH") == "all"
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("how", "worker", "every"),
-    [("killed", 1, 3), ("killed", 0, 6), ("stopped", 1, 4), ("full", 1, 6), ("full", 0, 7)],
+    [("killed", 1, 6), ("killed", 0, 11), ("stopped", 1, 9), ("full", 1, 11), ("full", 0, 13)],
 )
 def test_a_worker_may_go_wrong_anywhere(tmp_path, how, worker, every):
     program = Path(__file__).with_name("faults.py")
