@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES)) tests/crash/shim.c
-TYPED := recis $(wildcard examples tools) engine/fetch_sources.py .ci/torch_matrix.py
+TYPED := recis $(wildcard examples tools) $(wildcard engine/*.py) .ci/torch_matrix.py
 
 .PHONY: demo demo-workers test check build lint format unit asan tsan crash bench fuzz torch-matrix clean
 .NOTPARALLEL:

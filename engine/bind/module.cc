@@ -6,6 +6,7 @@
 
 #include "bind/bind.h"
 #include "device/kernels.h"
+#include "device/space.h"
 
 namespace recis::bind {
 namespace {
@@ -39,6 +40,7 @@ py::dict BuildInfo() {
   info["version"] = RECIS_VERSION;
   info["compiler"] = __VERSION__;
   info["kernels"] = ActiveKernels().name;
+  info["cuda"] = CudaVersion();
   info["lmdb"] = mdb_version(nullptr, nullptr, nullptr);
   const unsigned xxhash = XXH_versionNumber();
   info["xxhash"] = std::to_string(xxhash / 10000) + "." + std::to_string(xxhash / 100 % 100) + "." +

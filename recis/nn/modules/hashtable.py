@@ -571,9 +571,15 @@ def _check_kind(name: str, argument: str, value: object, *kinds: type) -> None:
 
 def _check_device(name: str, device: torch.device | str) -> torch.device:
     device = torch.device(device)
-    if device.type != "cpu":
-        raise RuntimeError(
-            f"table {name!r}: device {str(device)!r} is not available: this build of recis keeps "
-            "tables on the CPU. Use device='cpu'; ids may be on any device, embeddings follow them."
-        )
-    return device
+    if device.type == "cpu":
+        return device
+    reason = "recis has tables on the CPU only, so far"
+    if device.type == "cuda":
+        try:
+            _engine.check_cuda(device.index or 0)
+        except RuntimeError as error:
+            reason = str(error)
+    raise RuntimeError(
+        f"table {name!r}: device {str(device)!r} is not available: {reason}. A table with "
+        "device='cpu' takes ids from any device; embeddings follow them."
+    )
