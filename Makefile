@@ -6,6 +6,7 @@
 #   make format  what `make lint` asks for      make torch-matrix   other releases of torch
 #   make crash   faults at every call of snapshots
 #   make fuzz    inputs that do harm, FUZZ_SECONDS for each target
+#   make gpu-report   tests, checks and figures of this machine's GPU
 #
 # PYTHON chooses the interpreter. A recipe that fails leaves no stamp, so run it again.
 
@@ -18,11 +19,15 @@ PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Where nvcc is, device code is compiled for this machine's GPU, or for one that is common: all of them
+# take three times as long. CI compiles for all, and so does `pip install`.
+CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi),native,90-real)
+
 SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES)) tests/crash/shim.c
 TYPED := recis $(wildcard examples tools) $(wildcard engine/*.py) .ci/torch_matrix.py
 
-.PHONY: demo demo-workers test check build lint format unit asan tsan crash bench fuzz torch-matrix clean
+.PHONY: demo demo-workers test check build lint format unit asan tsan crash bench fuzz gpu-report torch-matrix clean
 .NOTPARALLEL:
 
 demo: build
@@ -46,7 +51,8 @@ check: lint asan tsan test
 	touch $@
 
 .venv/installed: .venv/tools constraints.txt $(SOURCES)
-	$(INSTALL) --no-build-isolation --config-settings=cmake.define.RECIS_WERROR=ON '.[test,demo,ckpt]'
+	$(INSTALL) --no-build-isolation --config-settings=cmake.define.RECIS_WERROR=ON \
+		--config-settings=cmake.define.RECIS_CUDA_ARCHS=$(CUDA_ARCHS) '.[test,demo,ckpt]'
 	touch $@
 
 build: .venv/installed
@@ -65,7 +71,7 @@ format: build
 
 # $(call engine_tests,folder,sanitizers) builds the C++ tests into build/folder.
 engine_tests = cmake -S engine -B build/$(1) -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
-	-DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON -DRECIS_WERROR=ON -DRECIS_SANITIZE=$(2) \
+	-DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON -DRECIS_WERROR=ON -DRECIS_SANITIZE=$(2) -DRECIS_CUDA_ARCHS=$(CUDA_ARCHS) \
 	&& cmake --build build/$(1) --target engine_tests
 
 # GCC's ThreadSanitizer cannot lay out its memory under the wide address randomization of newer
@@ -112,6 +118,10 @@ fuzz: build
 		$(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
 			build/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done
+
+# With PYTHON, which has torch for the GPU, not with .venv: see its first lines.
+gpu-report:
+	$(PYTHON) tools/gpu_report.py
 
 # One wheel, three torch releases: the oldest we promise, one between, the pinned one.
 torch-matrix: build
