@@ -16,7 +16,6 @@ import recis._engine
 ROOT = Path(__file__).parent.parent
 MODULE = Path(recis._engine.__file__)
 FETCH = ROOT / "engine" / "fetch_sources.py"
-FETCH_CUDA = ROOT / "engine" / "fetch_cuda.py"
 
 needs_nm = pytest.mark.skipif(not shutil.which("nm"), reason="nm (binutils) is not installed")
 
@@ -98,31 +97,3 @@ def test_without_an_index_the_message_says_what_to_do(tmp_path):
     assert done.returncode != 0
     assert "RECIS_SOURCES_DIR" in done.stderr
     assert "RECIS_SYSTEM_LMDB" in done.stderr
-
-
-def fetch_cuda(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(FETCH_CUDA), str(directory)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_changed_wheel_of_the_cuda_compiler_is_refused(tmp_path):
-    pins = FETCH_CUDA.with_name("cuda_toolkit.txt").read_text()
-    for name, version in re.findall(r"^(\S+)==(\S+)", pins, re.MULTILINE):
-        wheel = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
-        (tmp_path / wheel).write_bytes(b"not what was pinned")
-    done = fetch_cuda(tmp_path / "build", RECIS_SOURCES_DIR=str(tmp_path))
-    assert done.returncode != 0
-    assert "hash" in done.stderr.lower()
-    assert not list(tmp_path.glob("build/*"))
-
-
-def test_without_an_index_the_cuda_compiler_says_what_to_do(tmp_path):
-    done = fetch_cuda(tmp_path, PIP_NO_INDEX="1", PIP_FIND_LINKS="")
-    assert done.returncode != 0
-    assert "RECIS_SOURCES_DIR" in done.stderr
-    assert "RECIS_CUDA=OFF" in done.stderr
