@@ -19,10 +19,6 @@ PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Where nvcc is, device code is compiled for this machine's GPU, or for one that is common: all of them
-# take three times as long. CI compiles for all, and so does `pip install`.
-CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi),native,90-real)
-
 SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES)) tests/crash/shim.c
 TYPED := recis $(wildcard examples tools) $(wildcard engine/*.py) .ci/torch_matrix.py
@@ -51,8 +47,7 @@ check: lint asan tsan test
 	touch $@
 
 .venv/installed: .venv/tools constraints.txt $(SOURCES)
-	$(INSTALL) --no-build-isolation --config-settings=cmake.define.RECIS_WERROR=ON \
-		--config-settings=cmake.define.RECIS_CUDA_ARCHS=$(CUDA_ARCHS) '.[test,demo,ckpt]'
+	$(INSTALL) --no-build-isolation --config-settings=cmake.define.RECIS_WERROR=ON '.[test,demo,ckpt]'
 	touch $@
 
 build: .venv/installed
@@ -71,7 +66,7 @@ format: build
 
 # $(call engine_tests,folder,sanitizers) builds the C++ tests into build/folder.
 engine_tests = cmake -S engine -B build/$(1) -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
-	-DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON -DRECIS_WERROR=ON -DRECIS_SANITIZE=$(2) -DRECIS_CUDA_ARCHS=$(CUDA_ARCHS) \
+	-DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON -DRECIS_WERROR=ON -DRECIS_SANITIZE=$(2) \
 	&& cmake --build build/$(1) --target engine_tests
 
 # GCC's ThreadSanitizer cannot lay out its memory under the wide address randomization of newer

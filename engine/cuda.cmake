@@ -26,10 +26,8 @@ elseif(NOT CMAKE_CUDA_COMPILER)
   unset(CMAKE_CUDA_COMPILER CACHE)  # one may have been installed since
 endif()
 
-set(RECIS_CUDA_ARCHS all CACHE STRING "GPUs to compile for: all, or as in CMAKE_CUDA_ARCHITECTURES")
-set(CMAKE_CUDA_ARCHITECTURES ${RECIS_CUDA_ARCHS})
-if(RECIS_CUDA_ARCHS STREQUAL "all")
-  # A100, H100, B200, and by the PTX of the last what comes after it.
+# A100, H100, B200, and by the PTX of the last what comes after it.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100)
 endif()
 

@@ -94,6 +94,12 @@ def test_every_step_comes_after_what_it_needs(tmp_path):
         assert not each.after or each.after in names[:place]
 
 
+def test_steps_of_cmake_are_spelt_as_it_wants_them(tmp_path):
+    commands = {each.name: each.command for each in gpu_report.steps(tmp_path)}
+    assert commands["configure"][:3] == ["cmake", "-G", "Ninja"]
+    assert commands["compile"][:2] == ["cmake", "--build"]  # nowhere else
+
+
 def test_no_time_left_is_not_a_failure(tmp_path):
     assert run(step("true"), tmp_path, left_s=0).verdict == NOT_RUN
 

@@ -1,6 +1,6 @@
 """What does recis do on this machine's GPU? `python tools/gpu_report.py` writes one report.
 
-Builds the package and the C++ tests for this GPU, runs the tests that are marked `cuda`, runs the
+Builds the package and the C++ tests, runs the tests that are marked `cuda`, runs the
 C++ tests of devices under compute-sanitizer, and measures beside torch and FBGEMM. Everything lies
 in build/gpu-report, the report in report.md there. Takes ten minutes at most: a step that the time
 is up for is not run, and the report says so. Ends with 0 if nothing failed and all was run, with 1
@@ -120,34 +120,27 @@ def steps(work: Path) -> list[Step]:
     """All that is run, in this order: what matters most comes before the time is up."""
     python, unit, junit = sys.executable, work / "unit", work / "pytest.xml"
     engine_tests = unit / "engine_tests"
-    cuda = ("RECIS_CUDA=ON", "RECIS_CUDA_ARCHS=native")
     install = _words(
         f"-m pip install --quiet --no-deps --no-build-isolation --upgrade --target {SITE}",
-        *(f"--config-settings=cmake.define.{setting}" for setting in cuda),
+        "--config-settings=cmake.define.RECIS_CUDA=ON",
     )
     pytest = _words(
         "-m pytest -q -m cuda --continue-on-collection-errors -p no:cacheprovider",
         *(f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml", f"--junit-xml={junit}"),
     )
-    bench = _words("--quiet 1 --json", work / "bench.json")
+    gpu = ROOT / "benchmarks" / "gpu.py"
+    bench = [python, gpu, *_words("--quiet 1 --json"), work / "bench.json"]
     configure = _words(
-        "-G Ninja -DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON",
-        *(f"-D{setting}" for setting in (*cuda, f"Python_EXECUTABLE={python}")),
-        *("-S", ROOT / "engine", "-B", unit),
+        "-G Ninja -DRECIS_CUDA=ON -DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON",
+        *(f"-DPython_EXECUTABLE={python}", "-S", ROOT / "engine", "-B", unit),
     )
-    compile_tests = _words("--target engine_tests --build", unit)
+    compile_tests = [*_words("cmake --build"), unit, *_words("--target engine_tests")]
     listed = [
         Step("build", [python, *install, ROOT], 180, judge_exit, tool="nvcc"),
         Step("tests", [python, *pytest, ROOT / "tests"], 120, judge_pytest(junit), after="build"),
-        Step(
-            "benchmark",
-            [python, ROOT / "benchmarks" / "gpu.py", *bench],
-            120,
-            judge_exit,
-            after="build",
-        ),
+        Step("benchmark", bench, 120, judge_exit, after="build"),
         Step("configure", ["cmake", *configure], 60, judge_exit, tool="nvcc"),
-        Step("compile", ["cmake", *compile_tests], 180, judge_exit, after="configure"),
+        Step("compile", compile_tests, 180, judge_exit, after="configure"),
     ]
     for name in DEVICE_TESTS:
         listed += [
