@@ -230,25 +230,30 @@ class Group:
 class Check:
     """What must hold after one has gone wrong, by what was there when none did."""
 
-    def __init__(self, lost: int, reports: list[dict[str, Any]], disk: dict[str, Any]) -> None:
+    def __init__(
+        self, how: str, lost: int, reports: list[dict[str, Any]], disk: dict[str, Any]
+    ) -> None:
+        self._how = how
         self._lost = lost
         self.points: list[str] = reports[lost]["points"]
         self._content = [report["content"] for report in reports]
         self._whole = disk["snapshots"]
         assert [list(store) for store in disk["stores"]] == [["2"]] * WORLD, disk["stores"]
         assert list(self._whole) == ["1", "2"]
-        # From the last broadcast on, rank 0 has published.
-        self._published = len(self.points) - self.points[::-1].index("broadcast_object_list")
+        # From the last broadcast on, rank 0 has published. The others have written before they
+        # gather, and need no disk from then on.
+        last = "all_gather_object" if how == "full" and lost > 0 else "broadcast_object_list"
+        self._published = len(self.points) - self.points[::-1].index(last)
 
     def failures(
-        self, how: str, chosen: int, reports: list[dict[str, Any]], disk: dict[str, Any]
+        self, chosen: int, reports: list[dict[str, Any]], disk: dict[str, Any]
     ) -> list[str]:
         """What does not."""
         if "broken" in disk:
             return [f"what is left: {disk['broken']}"]
         found = []
         for rank, report in enumerate(reports):
-            lost = rank == self._lost and how != "full"
+            lost = rank == self._lost and self._how != "full"
             error = report.get("broken") or report.get("error", "").partition(":")[0]
             if rank == self._lost:
                 expected = {"lost"} if lost else {"OSError"}
@@ -271,7 +276,7 @@ class Check:
 
 def main(folder: Path, how: str, worker: int, every: int) -> None:
     torch.set_num_threads(1)
-    check = Check(worker, *Group(folder / "none", 0, how, worker).end())
+    check = Check(how, worker, *Group(folder / "none", 0, how, worker).end())
     left = list(range(1, len(check.points) + 1, every))
     tried: dict[int, list[str]] = {}
     failures: dict[str, list[str]] = {}
@@ -281,7 +286,7 @@ def main(folder: Path, how: str, worker: int, every: int) -> None:
         for group in groups:
             reports, disk = group.end()
             tried[group.chosen] = [r.get("broken") or r.get("error", "") for r in reports]
-            if found := check.failures(how, group.chosen, reports, disk):
+            if found := check.failures(group.chosen, reports, disk):
                 failures[f"{group.chosen} {check.points[group.chosen - 1]}"] = found
     print(json.dumps({"points": check.points, "tried": tried, "failures": failures}))
 
