@@ -4,13 +4,15 @@ DISAGREE = """
 import torch, torch.distributed as dist
 from contextlib import nullcontext
 from recis.nn import DynamicEmbedding, EmbeddingEngine, EmbeddingOption, ExchangeError
+from recis.nn.hashtable_hook import FrequencyAdmitHook
+from recis.nn.initializers import UniformInitializer
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 ids = torch.arange(50)
 
 def option(name, **fields):
-    return EmbeddingOption(embedding_dim=2, shared_name=name, **fields)
+    return EmbeddingOption(**{"embedding_dim": 2, "shared_name": name, **fields})
 
 def refused(call):
     try:
@@ -31,9 +33,31 @@ left.train()
 with torch.no_grad() if rank else nullcontext():
     refused(lambda: left(ids))
 
-# Tables whose ids are numbered in another order.
+# The same table with an option that differs.
+children = [f"child{k}" for k in range(7)]
+for k, fields in enumerate(
+    [
+        {"dtype": torch.float64},
+        {"embedding_dim": 3},
+        {"max_partition_num": 1000},
+        {"grad_reduce_by": "id"},
+        {"initializer": UniformInitializer()},
+        {"admit_hook": FrequencyAdmitHook(2)},
+        {"trainable": False},
+        {"coalesced": True, "children": [*children[:-2], *children[:-3:-1]]},
+    ]
+):
+    common = {"coalesced": True, "children": children} if "coalesced" in fields else {}
+    made = DynamicEmbedding(option(f"differs{k}", **(fields if rank else common)))
+    refused(lambda: made(ids))
+    assert len(made.hashtable) == 0
+
+# The order of the options makes no difference to tables of their own, and numbers ids otherwise.
 names = ["left", "right"] if rank else ["right", "left"]
-engine = EmbeddingEngine({name: option(name + "s") for name in names})
+options = {name: option(name + "s", embedding_dim=2 + len(name) % 2) for name in names}
+engine = EmbeddingEngine(options, coalesce=False)
+assert engine({"left": ids})["left"].shape == (50, 2)
+engine = EmbeddingEngine({name: option(name + "ful") for name in names})
 refused(lambda: engine({"left": ids}))
 assert len(left.hashtable) == len(right.hashtable) == 0
 

@@ -95,7 +95,7 @@ def insert(
     last = torch.zeros(int(plan.sent.sizes.sum()), dtype=torch.int64)
     last.scatter_reduce_(0, plan.inverses[0], torch.arange(len(ids)), "amax")
     rows = plan.start(plan.what, [0], embeddings[last], plan.sent, plan.received).wait()
-    table.insert(plan.ids, rows)
+    table._insert(plan.ids, rows, plan.counts.to(torch.int32))
 
 
 def _admits(wanted: Wanted) -> bool:
@@ -121,7 +121,7 @@ def _details(wanted: Sequence[Wanted]) -> str:
     return repr(
         [
             (
-                w.table.table.name,
+                w.table.table.info,
                 w.table.children_hashtable,
                 w.table.table.dtype,
                 w.table.table.shape,
