@@ -255,9 +255,7 @@ class Table:
         self, ids: Tensor, ask: AskAdmission, times: Tensor | None = None
     ) -> tuple[Tensor, _engine.Batch]:
         """The same with a policy in Python, which runs while the table is not locked."""
-        count = ids.numel()
-        use_torch_threads(count)
-        batch = self.engine.find(ids.data_ptr(), count, address_of(times))
+        batch = self.find(ids, times)
         positions, new_ids, counts = torch.empty((3, batch.distinct), dtype=torch.int64)
         found = batch.unknown(positions.data_ptr(), new_ids.data_ptr(), counts.data_ptr())
         if found:
@@ -273,6 +271,11 @@ class Table:
         out, stream = new_output((*ids.shape, *self.shape), self.dtype)
         self.engine.gather(batch, out.data_ptr(), stream)
         return out, batch
+
+    def find(self, ids: Tensor, times: Tensor | None) -> _engine.Batch:
+        """Which rows ids have, admitting none; `times` as for `lookup`."""
+        use_torch_threads(ids.numel())
+        return self.engine.find(ids.data_ptr(), ids.numel(), address_of(times))
 
     def contains(self, ids: Tensor) -> Tensor:
         """Bool mask of the shape of ids: which have a row."""

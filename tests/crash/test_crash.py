@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers import memory
 from .shim import build
 
 HERE = Path(__file__).parent
@@ -28,11 +29,10 @@ def preloaded(tmp_path_factory):
     library = build(tmp_path_factory.mktemp("shim"))
     if library is None:
         pytest.skip("there is no C compiler for tests/crash/shim.c")
-    # Memory instead of a disk, whose syncs would take most of the time: nothing counts on them.
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
     def run(script, *arguments):
-        with tempfile.TemporaryDirectory(dir=parent) as folder:
+        # A disk's syncs would take most of the time: nothing counts on them.
+        with tempfile.TemporaryDirectory(dir=memory()) as folder:
             done = subprocess.run(
                 [sys.executable, HERE / script, folder, *arguments],
                 env={**os.environ, "LD_PRELOAD": str(library)},

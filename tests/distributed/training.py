@@ -17,6 +17,8 @@ from recis.nn.modules.hashtable import filter_out_sparse_param
 from recis.optim import SparseAdam
 from recis.ragged import RaggedTensor
 
+from .tables import content
+
 STEPS = 4
 
 
@@ -98,20 +100,18 @@ def train(seed: int, world: int = 1, rank: int = 0):
         (loss * (1 if averaged else world)).backward()
         optimizer.step()
         optimizer.zero_grad()
-    tables = {}
-    for name, table in filter_out_sparse_param(engine).items():
-        ids, rows = table.ids_map()
-        held = shards_of(ids, world, table.slice.slice_size)
+    tables = filter_out_sparse_param(engine)
+    found = content(tables)
+    for name, table in tables.items():
+        held = shards_of(found[name]["ids"], world, table.slice.slice_size)
         assert (held == rank).all(), "of another worker's slices"
         assert table.slice == gen_slice(
             rank, world, next(iter(features.values())).max_partition_num
         )
-        slots = {slot.name(): slot.read(rows) for slot in table.slot_group().slots()}
-        tables[name] = (ids, slots)
     engine.eval()
     drawn, _ = batch(seed, STEPS, world, rank, features, coalesce)
     outputs.append({name: each.flatten(1) for name, each in engine(drawn).items()})
-    return tables, outputs
+    return found, outputs
 
 
 def main(first: int, last: int, folder: str) -> None:

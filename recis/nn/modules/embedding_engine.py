@@ -32,7 +32,8 @@ class EmbeddingEngine(torch.nn.Module):
     Features whose options agree (`EmbeddingOption.coalesced_info`) share one table, in which the
     ids of each `shared_name` are apart; and all tables share the collectives of an exchange. The
     workers of a group call it equally often, each for its own batch, which may be empty or lack
-    features: an `ExchangeError` if not, or if one is lost.
+    features: an `ExchangeError` if not, or if one is lost. Backward passes count, too: a batch to
+    learn from has at least one feature that does, be it without rows.
 
     Args:
         emb_options: by feature.

@@ -301,6 +301,10 @@ class HashTable(torch.nn.Module):
         admission = None if admit_hook is None else self._admission(admit_hook)
         return self._lookup(self._checked(ids, "ids"), admission, times)
 
+    def _insert(self, ids: Tensor, embeddings: Tensor, times: Tensor) -> None:
+        self._table.insert(self._checked(ids, "insert: ids"), embeddings)
+        self._observe(self._table.find(ids, times))
+
     def _accumulate(self, batch: _engine.Batch, grad: Tensor, workers: int) -> None:
         """Adds the workers' sums of an id's gradients, as `grad_reduce_by` says."""
         divisor = float(workers)
