@@ -12,6 +12,7 @@ be its batch empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -92,10 +93,12 @@ def insert(
 ) -> None:
     """Gives ids `(n,)` embeddings `(n, *embedding_shape)`, on whichever worker holds them."""
     plan = _Plan("insert", [Wanted(table, ids)], group)
-    last = torch.zeros(int(plan.sent.sizes.sum()), dtype=torch.int64)
-    last.scatter_reduce_(0, plan.inverses[0], torch.arange(len(ids)), "amax")
-    rows = plan.start(plan.what, [0], embeddings[last], plan.sent, plan.received).wait()
-    table._insert(plan.ids, rows, plan.counts.to(torch.int32))
+    (inverse,), ((asked, counts),) = plan.inverses, plan.asked
+    last = torch.zeros(sum(plan.sent.by_worker([0])), dtype=torch.int64)
+    last.scatter_reduce_(0, inverse, torch.arange(len(ids)), "amax")
+    sent = plan.start(plan.what, [0], [embeddings[last]], plan.sent, plan.received)
+    ((_, rows),) = sent.wait()
+    table._insert(asked, rows, counts.to(torch.int32))
 
 
 def _admits(wanted: Wanted) -> bool:
@@ -147,41 +150,37 @@ class _Plan:
         self.learning = [k for k, each in enumerate(wanted) if _learns(each)]
         self.group = group
         self.world = group_size(group)
-        found = [distinct(w.ids) for w in wanted]
-        self.inverses = [inverse for _, inverse, _ in found]
-        ids = torch.cat([each for each, _, _ in found])
-        counts = torch.cat([each for _, _, each in found])
-        sizes = [each.numel() for each, _, _ in found]
-        table = torch.repeat_interleave(torch.arange(len(wanted)), torch.tensor(sizes))
+        ids, inverses, counts = zip(*(distinct(w.ids) for w in wanted), strict=True)
+        self.inverses = list(inverses)
+        sizes = [len(each) for each in ids]
         if self.world == 1:
-            self.sent = self.received = _Side(table, torch.tensor([sizes]))
-            self.ids, self.counts = ids, counts
+            self.sent = self.received = _Side(torch.tensor([sizes]))
+            self.asked = list(zip(ids, counts, strict=True))
             return
-        owner = torch.cat(
+        # By table, then by owner, so that what an owner gives is together.
+        key = torch.cat(
             [
-                shards_of(each, self.world, w.table.slice.slice_size)
-                for w, (each, _, _) in zip(wanted, found, strict=True)
+                shards_of(each, self.world, w.table.slice.slice_size) + k * self.world
+                for k, (w, each) in enumerate(zip(wanted, ids, strict=True))
             ]
         )
-        order = torch.argsort(owner, stable=True)
-        at = torch.empty_like(order)
-        at[order] = torch.arange(len(order))
-        begin = 0
-        for k, size in enumerate(sizes):  # a table's distinct ids keep their order per owner
-            places = at[begin : begin + size]
-            rank = torch.empty_like(places)
-            rank[torch.argsort(places)] = torch.arange(size)
-            self.inverses[k] = rank[self.inverses[k]]
-            begin += size
-        send = torch.bincount(owner * len(wanted) + table, minlength=self.world * len(wanted))
-        send = send.view(self.world, len(wanted))
+        order = torch.argsort(key, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        for k, (begin, places) in enumerate(
+            zip(accumulate([0, *sizes]), place.split(sizes), strict=False)
+        ):
+            self.inverses[k] = (places - begin)[self.inverses[k]]
+        pairs = torch.stack([torch.cat(ids), torch.cat(counts)], 1)[order]
+        every = list(range(len(wanted)))
+        send = torch.bincount(key, minlength=len(wanted) * self.world).view(-1, self.world).t()
+        self.sent = _Side(send)
         self.details = _details(wanted)
-        pairs = torch.stack([ids, counts], 1)[order]
-        receive, arrived = self._exchange_ids(send, pairs)
-        self.sent = _Side(table[order], send)
-        tables = torch.arange(len(wanted)).repeat(self.world)
-        self.received = _Side(torch.repeat_interleave(tables, receive.view(-1)), receive)
-        self.ids, self.counts = arrived[:, 0].contiguous(), arrived[:, 1]
+        receive, arrived = self._exchange_ids(send, self.sent.join(pairs.split(sizes), every))
+        self.received = _Side(receive)
+        self.asked = [
+            (part[:, 0].contiguous(), part[:, 1]) for part in self.received.split(arrived, every)
+        ]
 
     def _exchange_ids(self, send: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """How many ids of each table come from each worker, and those with their counts.
@@ -219,18 +218,19 @@ class _Plan:
         return list(found.values())
 
     def start(
-        self, what: str, tables: list[int], rows: Tensor, source: _Side, target: _Side
+        self, what: str, tables: list[int], parts: list[Tensor], source: _Side, target: _Side
     ) -> _Travelling:
-        """Sends rows of some tables from one side to the other."""
+        """Sends rows of each of some tables from one side to the other."""
         if self.world == 1:
-            return _Travelling(what, tables, rows)
-        arriving, leaving = (side.sizes[:, tables].sum(1).tolist() for side in (target, source))
+            return _Travelling(what, tables, target, parts)
+        rows = source.join(parts, tables)
+        arriving, leaving = target.by_worker(tables), source.by_worker(tables)
         out = rows.new_empty((sum(arriving), *rows.shape[1:]))
         with exchange(what):
             work = dist.all_to_all_single(
-                out, rows.contiguous(), arriving, leaving, group=self.group, async_op=True
+                out, rows, arriving, leaving, group=self.group, async_op=True
             )
-        return _Travelling(what, tables, out, work)
+        return _Travelling(what, tables, target, [out], work)
 
 
 class _Travelling(NamedTuple):
@@ -238,36 +238,65 @@ class _Travelling(NamedTuple):
 
     what: str
     tables: list[int]
-    rows: Tensor
+    target: _Side
+    rows: list[Tensor]
     work: Any = None
 
-    def wait(self) -> Tensor:
-        """They, once they are there."""
+    def wait(self) -> list[tuple[int, Tensor]]:
+        """They by table, once they are there."""
+        parts: Sequence[Tensor] = self.rows
         if self.work is not None:
             with exchange(self.what):
                 self.work.wait()
-        return self.rows
+            parts = self.target.split(self.rows[0], self.tables)
+        return list(zip(self.tables, parts, strict=True))
 
 
 class _Side:
-    """What travels, by worker and in each by table."""
+    """How much of each table one worker has for each, or each for one.
 
-    def __init__(self, table: Tensor, sizes: Tensor) -> None:
-        self.table = table  # of each id
-        self.sizes = sizes  # (workers, tables)
+    Rows of several tables travel in the order of workers, those for one in the order of tables;
+    what is done with them is so by table.
 
-    def places(self, k: int, tables: list[int]) -> Tensor | slice:
-        """Where the ids of a table are among those of some tables."""
-        if tables == [k]:
-            return slice(None)
-        return (self.table[self._among(tables)] == k).nonzero().view(-1)
+    Args:
+        sizes: int64 `(workers, tables)`.
+    """
 
-    def of(self, k: int) -> Tensor:
-        """Which ids are of a table."""
-        return (self.table == k).nonzero().view(-1)
+    def __init__(self, sizes: Tensor) -> None:
+        self._sizes = sizes
 
-    def _among(self, tables: list[int]) -> Tensor:
-        return torch.isin(self.table, torch.tensor(tables))
+    def by_worker(self, tables: list[int]) -> list[int]:
+        """How many rows of these tables there are for each."""
+        found: list[int] = self._sizes[:, tables].sum(1).tolist()
+        return found
+
+    def split(self, rows: Tensor, tables: list[int]) -> Sequence[Tensor]:
+        """Rows that came, by table, those of each in the order of workers."""
+        if len(tables) == 1:
+            return [rows]
+        sizes = self._sizes[:, tables].sum(0).tolist()
+        parts: Sequence[Tensor] = rows[self._order(tables)].split(sizes)
+        return parts
+
+    def join(self, parts: Sequence[Tensor], tables: list[int]) -> Tensor:
+        """The opposite: rows as they go."""
+        if len(tables) == 1:
+            return parts[0].contiguous()
+        order = self._order(tables)
+        out = parts[0].new_empty((len(order), *parts[0].shape[1:]))
+        for part, places in zip(parts, order.split([len(part) for part in parts]), strict=True):
+            out[places] = part
+        return out
+
+    def _order(self, tables: list[int]) -> Tensor:
+        """Where each row is on its way, in the order of tables and workers."""
+        sizes = self._sizes[:, tables]
+        ends = sizes.flatten().cumsum(0)
+        begins = (ends.view_as(sizes) - sizes).t().flatten()
+        lengths = sizes.t().flatten()
+        return torch.arange(int(lengths.sum())) + torch.repeat_interleave(
+            begins - (lengths.cumsum(0) - lengths), lengths
+        )
 
 
 class _Rows(torch.autograd.Function):
@@ -278,16 +307,12 @@ class _Rows(torch.autograd.Function):
         batches: list[Any] = [None] * len(plan.wanted)
         under_way = []
         for tables in plan.widths(range(len(plan.wanted))):
-            rows = _join(
-                [_own_rows(plan, k, batches) for k in tables],
-                [plan.received.places(k, tables) for k in tables],
-            )
-            under_way.append(plan.start(plan.what, tables, rows, plan.received, plan.sent))
+            own = [_own_rows(plan, k, batches) for k in tables]
+            under_way.append(plan.start(plan.what, tables, own, plan.received, plan.sent))
         out: list[Any] = [None] * len(plan.wanted)
         for each in under_way:
-            rows = each.wait()
-            for k in each.tables:
-                out[k] = rows[plan.sent.places(k, each.tables)]
+            for k, rows in each.wait():
+                out[k] = rows
         ctx.plan, ctx.batches = plan, batches
         ctx.mark_non_differentiable(*(out[k] for k in range(len(out)) if k not in plan.learning))
         return tuple(out)
@@ -302,14 +327,10 @@ class _Rows(torch.autograd.Function):
             agree(what, plan.details, nothing, plan.group)
         under_way = []
         for tables in plan.widths(plan.learning):
-            joined = _join(
-                [grads[k] for k in tables], [plan.sent.places(k, tables) for k in tables]
-            )
-            under_way.append(plan.start(what, tables, joined, plan.sent, plan.received))
+            given = [grads[k] for k in tables]
+            under_way.append(plan.start(what, tables, given, plan.sent, plan.received))
         for each in under_way:
-            joined = each.wait()
-            for k in each.tables:
-                grad = joined[plan.received.places(k, each.tables)]
+            for k, grad in each.wait():
                 plan.wanted[k].table._accumulate(ctx.batches[k], grad, plan.world)
         return None, None
 
@@ -317,20 +338,9 @@ class _Rows(torch.autograd.Function):
 def _own_rows(plan: _Plan, k: int, batches: list[Any]) -> Tensor:
     """Rows of the ids of a table that this worker was asked for."""
     wanted = plan.wanted[k]
-    places = plan.received.of(k)
-    ids = plan.ids[places]
+    ids, counts = plan.asked[k]
     if not _admits(wanted):
         return wanted.table.table.read(ids)
-    times = plan.counts[places].to(torch.int32)
+    times = counts.to(torch.int32)
     rows, batches[k] = wanted.table._admit(ids, wanted.admit_hook, times)
     return rows
-
-
-def _join(parts: list[Tensor], places: list[Tensor | slice]) -> Tensor:
-    """One tensor with each part where its rows belong."""
-    if len(parts) == 1:
-        return parts[0]
-    out = parts[0].new_empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
-    for part, place in zip(parts, places, strict=True):
-        out[place] = part
-    return out
