@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,11 +106,24 @@ def test_no_time_left_is_not_a_failure(tmp_path):
     assert run(step("true"), tmp_path, left_s=0).verdict == NOT_RUN
 
 
-def test_a_step_that_does_not_end_is_ended_with_its_children(tmp_path):
-    result = run(step("sleep 600 & echo $! >child; wait", seconds=0.2), tmp_path)
+def test_a_step_that_does_not_end_is_ended_with_its_children(tmp_path, monkeypatch):
+    told, children = tmp_path / "told", []
+    os.mkfifo(told)
+
+    class Impatient(subprocess.Popen):
+        """Its time is up as soon as it has a child."""
+
+        def wait(self, timeout=None):
+            if timeout is None:
+                return super().wait()
+            children.append(told.read_text().strip())
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(gpu_report.subprocess, "Popen", Impatient)
+    result = run(step(f"sleep 600 & echo $! >{told}; wait"), tmp_path)
     assert result.verdict == FAILED
-    assert "not done in" in result.said
-    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    assert "not done in 60 s" in result.said
+    child = Path("/proc", children[0], "stat")
     # Killed; until its new parent looks, it may still be listed as a zombie.
     assert not child.exists() or child.read_text().split()[2] == "Z"
 
