@@ -8,12 +8,11 @@ import secrets
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
-from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
-from recis._collectives import collective
+from recis._collectives import collective, gloo_beside
 from recis.snapshot.errors import SnapshotError
 from recis.snapshot.files import open_files
 from recis.snapshot.manifest import (
@@ -187,16 +186,8 @@ def _own_group() -> Any:
     """A group for saves alone: training may use the others at the same time."""
     world = dist.group.WORLD
     if not _groups or _groups[0] is not world:
-        _groups[:] = [world, dist.new_group(backend="gloo", timeout=_timeout_of(world))]
+        _groups[:] = [world, gloo_beside(world)]
     return _groups[1]
-
-
-def _timeout_of(group: Any) -> timedelta | None:
-    """What `init_process_group` was given: torch does not hand it on to other groups."""
-    with suppress(AttributeError, IndexError, RuntimeError):
-        timeout: timedelta = group._get_backend(group._device_types[0]).options._timeout
-        return timeout
-    return None
 
 
 def _merge(manifests: list[Manifest]) -> Manifest:

@@ -110,3 +110,35 @@ else:
 
 def test_a_group_of_some_workers(run_workers):
     run_workers(GROUPS, 3)
+
+
+HOST = """
+from datetime import timedelta
+import torch, torch.distributed as dist
+from recis.nn import EmbeddingEngine, EmbeddingOption
+
+dist.init_process_group("gloo", timeout=timedelta(seconds=77))
+pair = dist.new_group([1, 2], timeout=timedelta(seconds=77))
+exchange, used = dist.all_to_all_single, []
+
+def recorded(*tensors, group, **options):
+    used.append(group)
+    return exchange(*tensors, group=group, **options)
+
+dist.all_to_all_single = recorded
+if dist.get_rank() > 0:
+    config = dist.get_backend_config
+    dist.get_backend_config = lambda group: "cuda:nccl" if group is pair else config(group)
+    for name in ["one", "two"]:
+        options = {"a": EmbeddingOption(pg=pair, shared_name=name)}
+        model = EmbeddingEngine(options, coalesce=False)
+        model({"a": torch.arange(10) * 7919})["a"].sum().backward()
+    (group,) = set(used)  # one beside it, for both
+    assert group is not pair and dist.get_process_group_ranks(group) == [1, 2]
+    timeout = group._get_backend(torch.device("cpu")).options._timeout
+    assert timeout == timedelta(seconds=77)
+"""
+
+
+def test_ids_of_a_group_of_nccl_take_one_of_gloo(run_workers):
+    run_workers(HOST, 3)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recis._collectives import host_group
 from recis._slices import gen_slice
 from recis._tensors import check_ids, check_values, on_cpu
 from recis.nn.functional import pool, tile
@@ -228,7 +229,7 @@ class DynamicEmbedding(torch.nn.Module):
     ) -> None:
         super().__init__()
         self._option = emb_opt
-        self._group = pg if pg is not None else emb_opt.pg
+        self._group = host_group(pg if pg is not None else emb_opt.pg)
         self._hashtable = HashTable(
             [emb_opt.embedding_dim],
             block_size=emb_opt.block_size,

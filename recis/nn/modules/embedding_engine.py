@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recis._collectives import host_group
 from recis.nn.modules._exchange import Found, Wanted, look_up
 from recis.nn.modules.embedding import DynamicEmbedding, EmbeddingOption, Rows, combine, rows_of
 from recis.ragged.tensor import RaggedTensor
@@ -67,7 +68,7 @@ class EmbeddingEngine(torch.nn.Module):
     ) -> None:
         super().__init__()
         self._options = dict(emb_options)
-        self._group = _group_of(self._options.values(), pg)
+        self._group = host_group(_group_of(self._options.values(), pg))
         self._parts = _parts_of(self._options, coalesce)
         self._tables = torch.nn.ModuleDict(
             {
