@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recis.ragged._keys import parts_of, spelled_out
+
 
 @dataclass
 class RaggedPadInfo:
@@ -344,7 +346,7 @@ class RaggedTensor:
             IndexError: there is no such row or dimension, or a step is not positive.
             TypeError: it is no such key.
         """
-        keys = _spelled_out(key, self.dim)
+        keys = spelled_out(key, self.dim)
         if not isinstance(keys[0], int):
             return self._cut(keys)
         row, count = keys[0], len(self)
@@ -367,48 +369,13 @@ class RaggedTensor:
                 kept.append(torch.arange(len(rows) + 1, device=self.device))
                 continue
             offsets = levels.pop(0)
-            first, lengths, step = _parts_of(key, offsets.diff()[rows])
+            first, lengths, step = parts_of(key, offsets.diff()[rows])
             kept.append(_offsets_of(lengths).to(offsets.dtype))
             within = torch.arange(int(lengths.sum()), device=self.device)
             within -= torch.repeat_interleave(kept[-1][:-1], lengths)
             rows = torch.repeat_interleave(offsets[:-1][rows] + first, lengths) + within * step
         weight = None if self._weight is None else self._weight[rows]
         return RaggedTensor(self._values[rows], kept[1:], weight)
-
-
-def _spelled_out(key: Any, dim: int) -> tuple[Any, ...]:
-    """Keys with a slice or int for each dimension."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    for i, each in enumerate(keys):
-        if not (each is None or each is ... or isinstance(each, slice)):
-            if not isinstance(each, int):
-                raise TypeError(f"rows are taken by int or slice, not by {type(each).__name__}")
-            if i > 0:
-                raise IndexError("an int takes a row, and is the first key")
-    missing = dim - sum(each is not None and each is not ... for each in keys)
-    if missing < 0:
-        raise IndexError(f"{dim - missing} keys for {dim} dimensions")
-    at = keys.index(...) if ... in keys else len(keys)
-    keys[at : at + 1] = [slice(None)] * missing
-    if ... in keys:
-        raise IndexError("'...' can be there once")
-    return tuple(keys)
-
-
-def _parts_of(key: slice, lengths: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Where a slice of each row begins, how much of it there is, and in which steps."""
-    step = 1 if key.step is None else key.step
-    if step < 1:
-        raise IndexError(f"rows are taken in positive steps, not of {step}")
-
-    def place(end: int | None, default: Tensor) -> Tensor:
-        if end is None:
-            return default
-        return (lengths + end).clamp(min=0) if end < 0 else lengths.clamp(max=end)
-
-    first = place(key.start, torch.zeros_like(lengths))
-    span = (place(key.stop, lengths) - first).clamp(min=0)
-    return first, (span + step - 1) // step, step
 
 
 def _offsets_of(lengths: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class EmbeddingEngine(torch.nn.Module):
         Ragged ones pass as dense tensors, but for bytes (int8), which stay as they are.
 
         Args:
-            input_features: by name. Ids as `DynamicEmbedding` takes them.
+            input_features: by name. Ids as `DynamicEmbedding` takes them: of TorchRec's
+                KeyedJaggedTensor, the JaggedTensors that its `to_dict()` gives.
 
         Returns:
             By name: `(..., embedding_dim)`. Of the combiner "tile", `(rows, tile_len, dim)` of
