@@ -108,13 +108,22 @@ class Homes(Generic[R]):
         self._kept: dict[str, ProcessPoolExecutor] = {}
 
     def __call__(self, name: str) -> R:
-        home = self._kept.pop(name, None) or ProcessPoolExecutor(1, get_context("spawn"))
-        result = home.submit(self._turn, name, *self._arguments).result()
-        if self._keep:
-            self._kept[name] = home
-        else:
-            home.shutdown()
-        return result
+        return self.together([name])[0]
+
+    def together(self, names: Sequence[str]) -> list[R]:
+        """The turns of several that play at the same time."""
+        homes = {
+            name: self._kept.pop(name, None) or ProcessPoolExecutor(1, get_context("spawn"))
+            for name in names
+        }
+        playing = [home.submit(self._turn, name, *self._arguments) for name, home in homes.items()]
+        results = [turn.result() for turn in playing]
+        for name, home in homes.items():
+            if self._keep:
+                self._kept[name] = home
+            else:
+                home.shutdown()
+        return results
 
     def __enter__(self) -> Homes[R]:
         return self

@@ -25,7 +25,12 @@ from recis.optim import SparseAdam
 INSERT_ROWS = 1 << 20
 _table_numbers = count()
 
-PACKAGES = {"fbgemm": "fbgemm_gpu", "mch": "torchrec", "rocksdb": "rocksdict"}
+PACKAGES = {
+    "fbgemm": "fbgemm_gpu",
+    "mch": "torchrec",
+    "torchrec": "torchrec",
+    "rocksdb": "rocksdict",
+}
 
 Lookup = Callable[[Batch], Tensor]
 
