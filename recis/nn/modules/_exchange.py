@@ -171,7 +171,7 @@ class _Plan:
             zip(accumulate([0, *sizes]), place.split(sizes), strict=False)
         ):
             self.inverses[k] = (places - begin)[self.inverses[k]]
-        pairs = torch.stack([torch.cat(ids), torch.cat(counts)], 1)[order]
+        pairs = torch.stack([torch.cat(ids), torch.cat(counts)], 1).index_select(0, order)
         every = list(range(len(wanted)))
         send = torch.bincount(key, minlength=len(wanted) * self.world).view(-1, self.world).t()
         self.sent = _Side(send)
@@ -264,6 +264,7 @@ class _Side:
 
     def __init__(self, sizes: Tensor) -> None:
         self._sizes = sizes
+        self._orders: dict[tuple[int, ...], Tensor] = {}
 
     def by_worker(self, tables: list[int]) -> list[int]:
         """How many rows of these tables there are for each."""
@@ -275,7 +276,7 @@ class _Side:
         if len(tables) == 1:
             return [rows]
         sizes = self._sizes[:, tables].sum(0).tolist()
-        parts: Sequence[Tensor] = rows[self._order(tables)].split(sizes)
+        parts: Sequence[Tensor] = rows.index_select(0, self._order(tables)).split(sizes)
         return parts
 
     def join(self, parts: Sequence[Tensor], tables: list[int]) -> Tensor:
@@ -290,13 +291,15 @@ class _Side:
 
     def _order(self, tables: list[int]) -> Tensor:
         """Where each row is on its way, in the order of tables and workers."""
-        sizes = self._sizes[:, tables]
-        ends = sizes.flatten().cumsum(0)
-        begins = (ends.view_as(sizes) - sizes).t().flatten()
-        lengths = sizes.t().flatten()
-        return torch.arange(int(lengths.sum())) + torch.repeat_interleave(
-            begins - (lengths.cumsum(0) - lengths), lengths
-        )
+        if tuple(tables) not in self._orders:
+            sizes = self._sizes[:, tables]
+            ends = sizes.flatten().cumsum(0)
+            begins = (ends.view_as(sizes) - sizes).t().flatten()
+            lengths = sizes.t().flatten()
+            self._orders[tuple(tables)] = torch.arange(int(ends[-1])) + torch.repeat_interleave(
+                begins - (lengths.cumsum(0) - lengths), lengths
+            )
+        return self._orders[tuple(tables)]
 
 
 class _Rows(torch.autograd.Function):
