@@ -40,6 +40,7 @@ T* Address(uintptr_t address) {
 
 void InitMemory(py::module_& module);
 void InitPolicies(py::module_& module);
+void InitPooling(py::module_& module);
 void InitSnapshot(py::module_& module);
 void InitStore(py::module_& module);
 void InitTable(py::module_& module);

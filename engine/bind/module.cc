@@ -68,6 +68,7 @@ PYBIND11_MODULE(_engine, module) {
   });
   InitMemory(module);
   InitPolicies(module);
+  InitPooling(module);
   InitStore(module);
   InitTable(module);
   InitSnapshot(module);

@@ -62,11 +62,13 @@ struct SegmentSumArgs {
   int64_t dim;
   const uint32_t* offsets;    // (segments + 1) into positions
   const uint32_t* positions;  // rows of `values`, ascending in each segment
-  const uint32_t* targets;    // (segments) row of `sums`, or kSkip
-  const bool* fresh;          // (segments) assign rather than add
+  const uint32_t* targets;    // (segments) row of `sums`, or kSkip; null: their own
+  const bool* fresh;          // (segments) assign rather than add; null: all of them
   bool mean;                  // divide each sum by its segment's length
   double divisor;             // and by this
   void* sums;                 // (rows, dim) accumulators
+  // (positions) accumulators that each position's row is multiplied by; null: ones.
+  const void* weights = nullptr;
   static constexpr uint32_t kSkip = 0xffffffffu;
 };
 
@@ -76,7 +78,7 @@ struct Kernels {
   // `stream` bypasses the processor's cache where out and bytes allow it.
   void (*gather)(const std::byte* const* sources, int64_t n, size_t bytes, std::byte* out,
                  bool stream);
-  // Sums the segments [begin, end), each in the order of its positions.
+  // Sums the segments [begin, end), each in the order of its positions; empty ones are zeros.
   void (*segment_sum)(const SegmentSumArgs& args, int64_t begin, int64_t end);
   // Writes the first values of id's row: `count` elements of `dtype`.
   void (*draw)(const DrawArgs& args, int64_t id, DType dtype, int64_t count, std::byte* out);

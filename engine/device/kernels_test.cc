@@ -52,27 +52,34 @@ TEST(GatherCopiesRowsOfEverySize) {
 template <class T, class S>
 void SumOneByOne(const SegmentSumArgs& args, int64_t begin, int64_t end) {
   const T* values = static_cast<const T*>(args.values);
+  const S* weights = static_cast<const S*>(args.weights);
   for (int64_t segment = begin; segment < end; ++segment) {
-    if (args.targets[segment] == SegmentSumArgs::kSkip) continue;
+    const int64_t target = args.targets == nullptr ? segment : args.targets[segment];
+    if (target == SegmentSumArgs::kSkip) continue;
     const uint32_t first = args.offsets[segment], last = args.offsets[segment + 1];
     for (int64_t column = 0; column < args.dim; ++column) {
-      S total = Wide(values[args.positions[first] * args.dim + column]);
-      for (uint32_t k = first + 1; k < last; ++k) {
-        total += Wide(values[args.positions[k] * args.dim + column]);
+      const auto term = [&](uint32_t k) {
+        const S value = Wide(values[args.positions[k] * args.dim + column]);
+        return weights == nullptr ? value : value * weights[k];
+      };
+      S total = first == last ? S{0} : term(first);
+      for (uint32_t k = first + 1; k < last; ++k) total += term(k);
+      if (first != last) {
+        total /= static_cast<S>(args.mean ? args.divisor * (last - first) : args.divisor);
       }
-      total /= static_cast<S>(args.mean ? args.divisor * (last - first) : args.divisor);
-      S& sum = static_cast<S*>(args.sums)[args.targets[segment] * args.dim + column];
-      sum = args.fresh[segment] ? total : sum + total;
+      S& sum = static_cast<S*>(args.sums)[target * args.dim + column];
+      const bool fresh = args.fresh == nullptr || args.fresh[segment];
+      sum = fresh ? total : sum + total;
     }
   }
 }
 
 template <class T, class S>
 void CheckSegmentSum(DType dtype, int64_t dim) {
-  constexpr uint32_t kOffsets[] = {0, 1, 3, 8, 9, 12, 13};
+  constexpr uint32_t kOffsets[] = {0, 1, 3, 8, 9, 12, 12, 13};  // one is empty
   constexpr uint32_t kPositions[] = {4, 0, 11, 1, 3, 5, 6, 12, 9, 2, 7, 10, 8};
-  constexpr uint32_t kTargets[] = {5, 0, 2, SegmentSumArgs::kSkip, 3, 1};  // 4 is nobody's
-  constexpr bool kFresh[] = {true, false, true, false, false, true};
+  constexpr uint32_t kTargets[] = {5, 0, 2, SegmentSumArgs::kSkip, 3, 6, 1};  // 4 is nobody's
+  constexpr bool kFresh[] = {true, false, true, false, false, true, true};
   std::mt19937_64 random(static_cast<uint64_t>(dim));
   std::normal_distribution<double> normal;
   std::vector<T> values(static_cast<size_t>(13 * dim));
@@ -80,7 +87,9 @@ void CheckSegmentSum(DType dtype, int64_t dim) {
     value = Narrow<T>(std::ldexp(normal(random), static_cast<int>(random() % 9)));
   }
   values[0] = T{};
-  std::vector<S> sums(static_cast<size_t>(6 * dim));
+  std::vector<S> weights(13);
+  for (S& weight : weights) weight = static_cast<S>(normal(random));
+  std::vector<S> sums(static_cast<size_t>(7 * dim));
   for (S& sum : sums) sum = static_cast<S>(normal(random));
   sums[static_cast<size_t>(2 * dim)] = NAN;  // overwritten: its segment is fresh
 
@@ -88,15 +97,20 @@ void CheckSegmentSum(DType dtype, int64_t dim) {
     for (const double divisor : {1.0, 3.0}) {
       SegmentSumArgs args{values.data(), dtype,  dim,  kOffsets, kPositions,
                           kTargets,      kFresh, mean, divisor,  nullptr};
-      std::vector<S> expected = sums;
-      args.sums = expected.data();
-      SumOneByOne<T, S>(args, 0, 5);  // the last segment is another thread's
-      for (const Kernels* set : Sets()) {
-        std::vector<S> got = sums;
-        args.sums = got.data();
-        set->segment_sum(args, 0, 2);
-        set->segment_sum(args, 2, 5);
-        EXPECT(BytesOf(got) == BytesOf(expected), set->name, dim, mean, divisor);
+      for (const int kind : {0, 1, 2, 3}) {
+        args.weights = kind % 2 ? weights.data() : nullptr;
+        args.targets = kind < 2 ? kTargets : nullptr;
+        args.fresh = kind < 2 ? kFresh : nullptr;
+        std::vector<S> expected = sums;
+        args.sums = expected.data();
+        SumOneByOne<T, S>(args, 0, 6);  // the last segment is another thread's
+        for (const Kernels* set : Sets()) {
+          std::vector<S> got = sums;
+          args.sums = got.data();
+          set->segment_sum(args, 0, 2);
+          set->segment_sum(args, 2, 6);
+          EXPECT(BytesOf(got) == BytesOf(expected), set->name, dim, mean, divisor, kind);
+        }
       }
     }
   }

@@ -8,20 +8,21 @@ namespace recis {
 namespace {
 
 // Sums kVectors vectors of columns at once, so that they stay in registers.
-template <int kVectors, class T, class S>
-RECIS_INLINE void SumColumns(const T* values, int64_t dim, const uint32_t* positions, int64_t count,
-                             bool fresh, S divisor, S* sum, int last) {
+template <int kVectors, bool kWeighted, class T, class S>
+RECIS_INLINE void SumColumns(const T* values, int64_t dim, const uint32_t* positions,
+                             const S* weights, int64_t count, bool fresh, S divisor, S* sum,
+                             int last) {
   constexpr int kWidth = kLanes<S>;
-  Vector<S> total[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
+  const auto row = [=](int64_t k, int v) __attribute__((always_inline)) {
     const int lanes = v + 1 == kVectors ? last : kWidth;
-    total[v] = Load<S>(values + positions[0] * dim + v * kWidth, lanes);
-  }
+    const Vector<S> value = Load<S>(values + positions[k] * dim + v * kWidth, lanes);
+    if constexpr (kWeighted) return value * weights[k];
+    return value;
+  };
+  Vector<S> total[kVectors];
+  for (int v = 0; v < kVectors; ++v) total[v] = row(0, v);
   for (int64_t k = 1; k < count; ++k) {
-    for (int v = 0; v < kVectors; ++v) {
-      const int lanes = v + 1 == kVectors ? last : kWidth;
-      total[v] = total[v] + Load<S>(values + positions[k] * dim + v * kWidth, lanes);
-    }
+    for (int v = 0; v < kVectors; ++v) total[v] = total[v] + row(k, v);
   }
   for (int v = 0; v < kVectors; ++v) {
     const int lanes = v + 1 == kVectors ? last : kWidth;
@@ -31,42 +32,54 @@ RECIS_INLINE void SumColumns(const T* values, int64_t dim, const uint32_t* posit
   }
 }
 
-template <class T, class S>
+template <bool kWeighted, class T, class S>
 void SumSegments(const SegmentSumArgs& args, int64_t begin, int64_t end) {
   constexpr int kWidth = kLanes<S>;
   const T* values = static_cast<const T*>(args.values);
   for (int64_t segment = begin; segment < end; ++segment) {
-    if (args.targets[segment] == SegmentSumArgs::kSkip) continue;
+    const int64_t target = args.targets == nullptr ? segment : args.targets[segment];
+    if (args.targets != nullptr && target == SegmentSumArgs::kSkip) continue;
     const uint32_t first = args.offsets[segment];
     const int64_t count = args.offsets[segment + 1] - first;
     const uint32_t* positions = args.positions + first;
-    S* sum = static_cast<S*>(args.sums) + args.targets[segment] * args.dim;
-    const bool fresh = args.fresh[segment];
+    const S* weights = kWeighted ? static_cast<const S*>(args.weights) + first : nullptr;
+    S* sum = static_cast<S*>(args.sums) + target * args.dim;
+    const bool fresh = args.fresh == nullptr || args.fresh[segment];
+    if (count == 0) {
+      if (fresh) __builtin_memset(sum, 0, sizeof(S) * static_cast<size_t>(args.dim));
+      continue;
+    }
     const S divisor = static_cast<S>(args.mean ? args.divisor * count : args.divisor);
     int64_t column = 0;
     for (; column + 4 * kWidth <= args.dim; column += 4 * kWidth) {
-      SumColumns<4>(values + column, args.dim, positions, count, fresh, divisor, sum + column,
-                    kWidth);
+      SumColumns<4, kWeighted>(values + column, args.dim, positions, weights, count, fresh, divisor,
+                               sum + column, kWidth);
     }
     for (; column < args.dim; column += kWidth) {
       const int64_t left = args.dim - column;
       const int lanes = left < kWidth ? static_cast<int>(left) : kWidth;
-      SumColumns<1>(values + column, args.dim, positions, count, fresh, divisor, sum + column,
-                    lanes);
+      SumColumns<1, kWeighted>(values + column, args.dim, positions, weights, count, fresh, divisor,
+                               sum + column, lanes);
     }
   }
+}
+
+template <class T, class S>
+void SumSegmentsOf(const SegmentSumArgs& args, int64_t begin, int64_t end) {
+  return args.weights == nullptr ? SumSegments<false, T, S>(args, begin, end)
+                                 : SumSegments<true, T, S>(args, begin, end);
 }
 
 void SegmentSum(const SegmentSumArgs& args, int64_t begin, int64_t end) {
   switch (args.dtype) {
     case DType::kFloat32:
-      return SumSegments<float, float>(args, begin, end);
+      return SumSegmentsOf<float, float>(args, begin, end);
     case DType::kFloat64:
-      return SumSegments<double, double>(args, begin, end);
+      return SumSegmentsOf<double, double>(args, begin, end);
     case DType::kFloat16:
-      return SumSegments<Half, float>(args, begin, end);
+      return SumSegmentsOf<Half, float>(args, begin, end);
     case DType::kBFloat16:
-      return SumSegments<BFloat16, float>(args, begin, end);
+      return SumSegmentsOf<BFloat16, float>(args, begin, end);
     default:
       __builtin_unreachable();  // integer tables take no gradient
   }

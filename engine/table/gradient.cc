@@ -3,14 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/thread_pool.h"
 #include "device/kernels.h"
+#include "table/segments.h"
 
 namespace recis {
-namespace {
-constexpr int64_t kGrain = 4096;  // positions below which threads do not pay
-}
-
 Gradient::Gradient(DType dtype, int64_t dim)
     : dtype_(AccumulatorOf(dtype)), dim_(dim), row_bytes_(SizeOf(dtype_) * dim) {}
 
@@ -64,15 +60,7 @@ void Gradient::Add(const Row* rows, int64_t count, const Occurrences& occurrence
   args.mean = mean;
   args.divisor = divisor;
   args.sums = sums_.data();
-  // Cut by positions, not by ids: a few ids hold most of a skewed batch.
-  const int64_t positions = args.offsets[count];
-  const auto segment_at = [&](int64_t position) {
-    return std::lower_bound(args.offsets, args.offsets + count, position) - args.offsets;
-  };
-  ParallelFor(positions, kGrain, [&](int64_t begin, int64_t end) {
-    const int64_t last = end == positions ? count : segment_at(end);
-    ActiveKernels().segment_sum(args, segment_at(begin), last);
-  });
+  SumInParallel(args, count);
 }
 
 void Gradient::Drop(Row row) {

@@ -1,10 +1,28 @@
-"""Embeddings of a row's ids made into one: summed, averaged or side by side."""
+"""Embeddings of a row's ids made into one: summed, averaged or side by side.
+
+Sums are the engine's: over the ids in their order, for any number of threads and any processor
+the same bits, but for the gradient of weights, which is torch's. Those of float16 and bfloat16
+are kept in float32 until they are whole.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.autograd.function import once_differentiable
+
+from recis import _engine
+from recis._tensors import (
+    CODE_OF,
+    accumulator_of,
+    address_of,
+    check_ids,
+    new_output,
+    on_cpu,
+    use_torch_threads,
+)
 
 
 def pool(
@@ -13,7 +31,7 @@ def pool(
     """The weighted sum or mean of each row's embeddings.
 
     Args:
-        embeddings: `(u, dim)`, of distinct ids.
+        embeddings: `(u, dim)`, of distinct ids; floating point.
         inverse: int64 `(n,)`, which of them each id has.
         offsets: int64 `(rows + 1,)`, where each row begins among the ids.
         weight: `(n,)`; None, one each. It takes a gradient if it asks for one.
@@ -21,23 +39,77 @@ def pool(
 
     Returns:
         `(rows, dim)`; zeros for rows without ids.
+
+    Raises:
+        TypeError: the embeddings are integers, or inverse or offsets are not int64.
+        IndexError: an id has none of the embeddings, or the offsets are not those of n ids.
     """
-    if mean and weight is None:
-        return embedding_bag(inverse, embeddings, offsets, mode="mean", include_last_offset=True)
+    if not embeddings.is_floating_point():
+        raise TypeError(f"pooling: expected floating point embeddings, found {embeddings.dtype}")
     if weight is not None:
-        weight = weight.to(embeddings.dtype)
-    out = embedding_bag(
-        inverse,
-        embeddings,
-        offsets,
-        mode="sum",
-        per_sample_weights=weight,
-        include_last_offset=True,
+        weight = weight.to(accumulator_of(embeddings.dtype))
+        if mean:
+            total = torch.segment_reduce(weight, "sum", offsets=offsets)
+            total = total.repeat_interleave(offsets.diff())
+            weight = torch.where(total == 0, 0.0, weight / total.where(total != 0, 1.0))
+    out: Tensor = _Pool.apply(embeddings, weight, inverse, offsets, mean and weight is None)
+    return out
+
+
+class _Pool(torch.autograd.Function):
+    """The sums, or means without weights, as a node of the autograd graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        weight: Tensor | None,
+        inverse: Tensor,
+        offsets: Tensor,
+        mean: bool,
+    ) -> Tensor:
+        inverse = check_ids(inverse, "pooling: inverse")
+        offsets = check_ids(offsets, "pooling: offsets")
+        ctx.bags = _engine.Bags(
+            inverse.data_ptr(),
+            inverse.numel(),
+            offsets.data_ptr(),
+            offsets.numel() - 1,
+            len(embeddings),
+        )
+        ctx.mean = mean
+        ctx.save_for_backward(embeddings, weight, inverse, offsets)
+        return _call(ctx.bags.sum, embeddings, weight, mean, offsets.numel() - 1, inverse.numel())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        embeddings, weight, inverse, offsets = ctx.saved_tensors
+        of_embeddings = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_embeddings = _call(
+                ctx.bags.spread, grad, weight, ctx.mean, len(embeddings), inverse.numel()
+            )
+        if ctx.needs_input_grad[1]:
+            rows = grad.to(weight.dtype).repeat_interleave(offsets.diff(), 0)
+            of_weight = (embeddings[inverse] * rows).sum(1)
+        return of_embeddings, of_weight, None, None, None
+
+
+def _call(
+    sums: Any, values: Tensor, weight: Tensor | None, mean: bool, rows: int, ids: int
+) -> Tensor:
+    """`(rows, dim)` of the values' dtype."""
+    dtype = values.dtype
+    accumulator = accumulator_of(dtype)
+    given = on_cpu(values, dtype)
+    weights = None if weight is None else on_cpu(weight, accumulator)
+    out, _ = new_output((rows, values.shape[1]), accumulator)
+    use_torch_threads(ids)
+    sums(
+        given.data_ptr(), CODE_OF[dtype], values.shape[1], address_of(weights), mean, out.data_ptr()
     )
-    if not mean or weight is None:
-        return out
-    total = torch.segment_reduce(weight, "sum", offsets=offsets)
-    return torch.where(total[:, None] == 0, 0.0, out / total.where(total != 0, 1.0)[:, None])
+    return out.to(dtype)
 
 
 def tile(
@@ -54,7 +126,7 @@ def tile(
         embeddings: `(u, dim)`, of distinct ids.
         inverse: int64 `(n,)`, which of them each id has.
         offsets: int64 `(rows + 1,)`, where each row begins among the ids.
-        weight: `(n,)`; None, one each.
+        weight: `(n,)`; None, one each. Integers take none.
         length: how many.
         left_pad: whether zeros come before a row's embeddings, not after them.
 
@@ -67,8 +139,12 @@ def tile(
         place = place - (length - counts)[:, None]
     kept = (place >= 0) & (place < counts[:, None])
     taken = (offsets[:-1, None] + place)[kept]
-    rows = embeddings[inverse[taken]]
-    if weight is not None:
-        rows = rows * weight[taken, None].to(rows.dtype)
-    out = rows.new_zeros((len(counts), length, embeddings.shape[-1]))
-    return out.masked_scatter(kept[:, :, None], rows)
+    shape = (len(counts), length, embeddings.shape[-1])
+    if not embeddings.is_floating_point():
+        out = embeddings.new_zeros(shape)
+        out[kept] = embeddings[inverse[taken]]
+        return out
+    filled = torch.zeros(kept.numel() + 1, dtype=torch.int64)  # each place is a row of one id
+    torch.cumsum(kept.view(-1), 0, out=filled[1:])
+    of_taken = None if weight is None else weight[taken]
+    return pool(embeddings, inverse[taken], filled, of_taken, mean=False).view(shape)
