@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,15 @@ def shards_of(ids: Tensor, shard_num: int, slice_size: int = 65536) -> Tensor:
         shard_num: how many shards `gen_slice` cuts the slices into.
         slice_size: how many slices there are.
     """
-    slices = slices_of(ids.numpy(), slice_size)
-    ends = [gen_slice(shard, shard_num, slice_size).slice_end for shard in range(shard_num)]
-    return torch.from_numpy(np.searchsorted(np.array(ends), slices.astype(np.int64), side="right"))
+    return torch.from_numpy(
+        _shard_of_slice(shard_num, slice_size)[slices_of(ids.numpy(), slice_size)]
+    )
+
+
+@cache
+def _shard_of_slice(shard_num: int, slice_size: int) -> Array:
+    held = [gen_slice(shard, shard_num, slice_size) for shard in range(shard_num)]
+    return np.repeat(np.arange(shard_num), [part.slice_end - part.slice_begin for part in held])
 
 
 ALL_SLICES = gen_slice()
