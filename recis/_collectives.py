@@ -1,4 +1,4 @@
-"""Groups for what lies in host memory; collectives that fail say what they were for."""
+"""Groups for what lies in host memory, and what they gather; collectives that fail say why."""
 
 from __future__ import annotations
 
@@ -54,3 +54,12 @@ def _timeout_of(group: Any) -> timedelta | None:
         timeout: timedelta = group._get_backend(group._device_types[0]).options._timeout
         return timeout
     return None
+
+
+def gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+    """What all workers of a group give, without one what this process gives."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.distributed as dist
+
+from recis._collectives import gather
 
 Commits = list[tuple[int, int]]
 """What a store can be opened at, epochs and their steps, the older first."""
@@ -30,7 +30,7 @@ def common_epoch(path: str, mine: Commits | Exception, group: dist.ProcessGroup 
         RuntimeError: another worker could not open its store, or no step is common to all.
     """
     report = f"{type(mine).__name__}: {mine}" if isinstance(mine, Exception) else mine
-    reports = _gather(report, group)
+    reports = gather(report, group)
     if isinstance(mine, Exception):
         raise mine
     failed = [f"worker {k}: {told}" for k, told in enumerate(reports) if isinstance(told, str)]
@@ -59,12 +59,3 @@ def _words(workers: list[Commits]) -> str:
         words = " and ".join(f"step {step} (epoch {epoch})" for epoch, step in commits)
         owners.setdefault(words or "none", []).append(str(k))
     return "; ".join(f"{words} of worker {', '.join(ks)}" for words, ks in owners.items())
-
-
-def _gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
-    """What all workers of a group give, without one what this process gives."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    found: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, value, group=group)
-    return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recis import _engine
+from recis._counters import table_requests
 from recis._policy_state import PolicyStates
 from recis._slices import ALL_SLICES, Slice
 from recis._tensors import (
@@ -196,6 +197,8 @@ class Table:
         self.known_since: str | None = None
         """The checksum of the snapshot since which it is known what changed."""
         self._joined = False
+        self.requests = table_requests()
+        """What this worker has looked up, if several hold the table."""
 
     def open(self, draw: _engine.Draw) -> None:
         """Makes the table, or finds it in its store. Before that it is of no use.

@@ -190,6 +190,11 @@ class Store:
         store.close()
         return cls(path, hot_bytes=hot_bytes, network=network, epoch=epoch)
 
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return self._path
+
     # ---- commit ----
 
     def commit(self, step: int, state: Any = None) -> int:

@@ -20,7 +20,7 @@ def agree(monkeypatch):
     """`agree(*commits)` is what each worker of a group chooses."""
 
     def run(*workers):
-        monkeypatch.setattr("recis._common_epoch._gather", lambda mine, group: list(workers))
+        monkeypatch.setattr("recis._common_epoch.gather", lambda mine, group: list(workers))
         return [common_epoch(f"store-{k}", mine, None) for k, mine in enumerate(workers)]
 
     return run
@@ -62,7 +62,7 @@ def test_no_common_step(agree, workers, words):
 
 def test_a_store_that_one_worker_cannot_open(monkeypatch):
     gathered = [FIRST, "OSError: no disk"]
-    monkeypatch.setattr("recis._common_epoch._gather", lambda mine, group: gathered)
+    monkeypatch.setattr("recis._common_epoch.gather", lambda mine, group: gathered)
     with pytest.raises(RuntimeError, match=r"'s' was closed again: worker 1: OSError: no disk"):
         common_epoch("s", FIRST, None)
     with pytest.raises(OSError, match="no disk"):
@@ -84,7 +84,7 @@ def commit(path, *steps, part=(0, 2)):
 def test_what_came_later_is_dropped(tmp_path, monkeypatch, caplog):
     commit(tmp_path / "s", 10, 20)
     other = [(1, 10)]
-    monkeypatch.setattr("recis._common_epoch._gather", lambda mine, group: [mine, other])
+    monkeypatch.setattr("recis._common_epoch.gather", lambda mine, group: [mine, other])
     with caplog.at_level(logging.WARNING):
         store = Store.open_common(tmp_path / "s", hot_bytes="1MB")
     assert re.search(r"step 20, epoch 2, is dropped", caplog.text)
@@ -103,7 +103,7 @@ def test_what_came_later_is_dropped(tmp_path, monkeypatch, caplog):
 
 def test_nothing_is_dropped_without_agreement(tmp_path, monkeypatch):
     commit(tmp_path / "s", 10, 20)
-    monkeypatch.setattr("recis._common_epoch._gather", lambda mine, group: [mine, [(7, 70)]])
+    monkeypatch.setattr("recis._common_epoch.gather", lambda mine, group: [mine, [(7, 70)]])
     with pytest.raises(RuntimeError, match=r"epoch 7\) of worker 1"):
         Store.open_common(tmp_path / "s")
     with Store(tmp_path / "s") as store:  # it was closed

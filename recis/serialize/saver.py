@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
 
 from recis import _engine
+from recis._counters import SNAPSHOTS
 from recis._slices import gen_slice
 from recis._table import Table
 from recis.serialize.blocks import FilterBlocks, chosen, every_block, tables_of
@@ -247,6 +249,7 @@ class _Save:
     ) -> None:
         self._path = path
         self._upstream = upstream
+        self._written_bytes = 0
         self._step = step
         self._shards = shards
         self._parallel = parallel
@@ -262,14 +265,19 @@ class _Save:
             raise
 
     def run(self) -> str:
+        started = time.monotonic()
         try:
             if self._upstream is not None:
                 path, checksum = self._upstream.save(self._shards, self._step, self._write), ""
             else:
                 path, checksum = self._shards.save(self._path, self._step, self._write)
         except BaseException:
+            SNAPSHOTS.add(failures=1)
             self._abandon()
             raise
+        SNAPSHOTS.add(
+            saves=1, written_bytes=self._written_bytes, seconds=time.monotonic() - started
+        )
         for table, cut, _ in self._cuts.values():
             cut.close()
             table.track(self._track)
@@ -290,13 +298,15 @@ class _Save:
             dense.append(write_tensors(draft, f"dense/{MODEL}.safetensors", self._tensors))
         for name, state in self._states.items():
             dense.append(write_state(draft, f"dense/{name}.state", state))
-        return Manifest(
+        manifest = Manifest(
             step=self._step,
             tables=tables,
             world_size=self._shards.count,
             parent=self._parent,
             dense=tuple(sorted(dense, key=lambda file: file.path)),
         )
+        self._written_bytes = sum(file.bytes for file in manifest.files())
+        return manifest
 
     def _write_table(self, draft: Draft, name: str) -> TableInfo:
         table, cut, policies = self._cuts[name]

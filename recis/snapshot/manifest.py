@@ -134,12 +134,12 @@ class Manifest:
     requires: tuple[str, ...] = ()
     """Features that a reader must know."""
 
-    def paths(self) -> Iterator[str]:
+    def files(self) -> Iterator[FileInfo | StateFile]:
         """Every file it names."""
         for table in self.tables.values():
-            yield from (file.path for file in table.files)
-            yield from (file.path for file in table.policies)
-        yield from (file.path for file in self.dense)
+            yield from table.files
+            yield from table.policies
+        yield from self.dense
 
     def to_bytes(self) -> bytes:
         """Its text; equal manifests give equal bytes."""
@@ -457,7 +457,7 @@ def _check_shard(file: FileInfo, slice_size: int, fields: _Fields) -> None:
 
 
 def _check(manifest: Manifest, fields: _Fields) -> None:
-    paths = list(manifest.paths())
+    paths = [file.path for file in manifest.files()]
     if len(set(paths)) != len(paths):
         raise fields.damaged("every path once", "one that is listed twice")
     if manifest.step >= 10**12:

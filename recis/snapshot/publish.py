@@ -112,7 +112,7 @@ class Draft:
                 f"{self.root}: nobody could read such a snapshot: expected {error.expected}, found "
                 f"{error.found}"
             ) from None
-        named = set(manifest.paths())
+        named = {file.path for file in manifest.files()}
         for folder, _, files in os.walk(self._folder):
             for file in files:
                 path = os.path.join(folder, file)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from recis.metrics import skew
 from recis.snapshot.files import LocalFiles
 from recis.snapshot.manifest import SlotInfo
 from recis.snapshot.names import MANIFEST
@@ -90,8 +91,8 @@ def _table(reader: SnapshotReader, name: str) -> dict[str, Any]:
         "files": len(about.files),
         "slots": [_slot(slot) for slot in about.slots],
         "slice_size": about.slice_size,
-        "slice_skew": _skew(counts.tolist()),
-        "shard_skew": _skew(list(shards.values())),
+        "slice_skew": skew(counts.tolist()),
+        "shard_skew": skew(list(shards.values())),
         "info": about.info,
     }
 
@@ -132,7 +133,7 @@ def _of_upstream(reader: UpstreamReader) -> dict[str, Any]:
             "slots": [_slot(slot) for slot in child.slots],
             "slice_size": child.slice_size,
             "slice_skew": None,  # no header says
-            "shard_skew": _skew(rows),
+            "shard_skew": skew(rows),
             "info": {},
         }
     return {
@@ -155,12 +156,6 @@ def _slot(slot: SlotInfo) -> dict[str, Any]:
         "shape": list(slot.shape),
         "initial": slot.initial,
     }
-
-
-def _skew(counts: list[int]) -> float:
-    """The greatest over the mean; 1 is perfect balance."""
-    total = sum(counts)
-    return max(counts) * len(counts) / total if total else 1.0
 
 
 def _show(about: dict[str, Any]) -> None:

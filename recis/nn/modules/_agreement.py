@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from recis._collectives import collective
+from recis._counters import EXCHANGES
 
 
 class ExchangeError(RuntimeError):
@@ -42,8 +45,7 @@ def agree(what: str, details: str, numbers: Tensor, group: dist.ProcessGroup | N
     digest = int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
     told = torch.stack([torch.full_like(numbers, digest), numbers], 1)
     found = torch.zeros_like(told)
-    with exchange(what):
-        dist.all_to_all_single(found, told, group=group)
+    carry(what, found, told, group)
     others = (found[:, 0] != digest).nonzero().view(-1).tolist()
     if others:
         raise ExchangeError(
@@ -58,3 +60,44 @@ def agree(what: str, details: str, numbers: Tensor, group: dist.ProcessGroup | N
 def exchange(what: str) -> AbstractContextManager[None]:
     """Around a collective: its errors are `ExchangeError`s."""
     return collective(f"cannot {what}", ExchangeError)
+
+
+def carry(
+    what: str,
+    found: Tensor,
+    given: Tensor,
+    group: dist.ProcessGroup | None,
+    sizes: tuple[list[int], list[int]] | None = None,
+    *,
+    wait: bool = True,
+) -> Any:
+    """Has workers exchange rows, and counts what they carry to one another.
+
+    Args:
+        what: it is for, for messages.
+        found: where the rows go that arrive, in the order of the workers.
+        given: those that leave, in the order of the workers.
+        group: the workers.
+        sizes: how many rows arrive from each worker and leave for each; None, as many for all.
+        wait: until they have arrived.
+
+    Returns:
+        What to wait for, if not.
+
+    Raises:
+        ExchangeError: a worker is lost.
+    """
+    arriving, leaving = sizes or (None, None)
+    with exchange(what):
+        work = dist.all_to_all_single(
+            found, given, arriving, leaving, group=group, async_op=not wait
+        )
+    row_bytes = given.element_size() * math.prod(given.shape[1:])
+    world, rank = dist.get_world_size(group), dist.get_rank(group)
+    own = len(given) // world if leaving is None else leaving[rank]
+    EXCHANGES.add(
+        collectives=1,
+        sent_bytes=(len(given) - own) * row_bytes,
+        received_bytes=(len(found) - own) * row_bytes,
+    )
+    return work

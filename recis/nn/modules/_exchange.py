@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from recis._slices import shards_of
 from recis._tensors import distinct
 from recis.nn.hashtable_hook import AdmitHook
-from recis.nn.modules._agreement import agree, exchange
+from recis.nn.modules._agreement import agree, carry, exchange
 from recis.nn.modules.hashtable import HashTable
 
 _NAMES_MOST = 5  # in a message
@@ -83,6 +83,7 @@ def look_up(wanted: Sequence[Wanted], group: dist.ProcessGroup | None) -> list[F
     if not wanted:
         return []
     plan = _Plan("look up", wanted, group)
+    plan.count()
     holder = next((w.table._holder for w in wanted if _learns(w)), torch.zeros(()))
     rows = _Rows.apply(holder, plan)
     return [Found(*each) for each in zip(rows, plan.inverses, strict=True)]
@@ -195,19 +196,23 @@ class _Plan:
         given = [part for w in zip(send, pairs.split(leaving.tolist()), strict=True) for part in w]
         lengths = (tables + 2 * arriving).tolist()
         taken = send.new_empty(sum(lengths))
-        with exchange(self.what):
-            dist.all_to_all_single(
-                taken,
-                torch.cat([part.reshape(-1) for part in given]),
-                lengths,
-                (tables + 2 * leaving).tolist(),
-                group=self.group,
-            )
+        joined = torch.cat([part.reshape(-1) for part in given])
+        carry(self.what, taken, joined, self.group, (lengths, (tables + 2 * leaving).tolist()))
         parts = taken.split(lengths)
         return (
             torch.stack([part[:tables] for part in parts]),
             torch.cat([part[tables:] for part in parts]).view(-1, 2),
         )
+
+    def count(self) -> None:
+        """Adds to the counters of the tables."""
+        of_tables = self.sent.by_table(), self.sent.by_table(group_rank(self.group))
+        for each, inverse, requested, own in zip(
+            self.wanted, self.inverses, *of_tables, strict=True
+        ):
+            each.table.table.requests.add(
+                batch_ids=len(inverse), requested_ids=requested, remote_ids=requested - own
+            )
 
     def widths(self, tables: Sequence[int]) -> list[list[int]]:
         """These tables by the width and dtype of their rows, in their order."""
@@ -226,10 +231,7 @@ class _Plan:
         rows = source.join(parts, tables)
         arriving, leaving = target.by_worker(tables), source.by_worker(tables)
         out = rows.new_empty((sum(arriving), *rows.shape[1:]))
-        with exchange(what):
-            work = dist.all_to_all_single(
-                out, rows, arriving, leaving, group=self.group, async_op=True
-            )
+        work = carry(what, out, rows, self.group, (arriving, leaving), wait=False)
         return _Travelling(what, tables, target, [out], work)
 
 
@@ -269,6 +271,12 @@ class _Side:
     def by_worker(self, tables: list[int]) -> list[int]:
         """How many rows of these tables there are for each."""
         found: list[int] = self._sizes[:, tables].sum(1).tolist()
+        return found
+
+    def by_table(self, worker: int | None = None) -> list[int]:
+        """How many rows of each table there are for a worker; None, for all of them."""
+        sizes = self._sizes.sum(0) if worker is None else self._sizes[worker]
+        found: list[int] = sizes.tolist()
         return found
 
     def split(self, rows: Tensor, tables: list[int]) -> Sequence[Tensor]:
