@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import recis
+from recis.snapshot.manifest import FileInfo, Manifest, SlotInfo, TableInfo
 
 README = Path(__file__).parent.parent / "README.md"
 MODULES = ["recis"] + [
@@ -16,7 +17,13 @@ MODULES = ["recis"] + [
     for module in pkgutil.walk_packages(recis.__path__, "recis.")
     if module.name != "recis._engine"
 ]
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+BLOCKS = [
+    pytest.param(block, id=f"{document.name}-{number}")
+    for document in [README, README.parent / "docs" / "operators.md"]
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    )
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -35,14 +42,33 @@ def found(name):
     return doctest.DocTestFinder().find(importlib.import_module(name))
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_the_python_of_the_readme_runs(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_python_of_documents_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it makes files
-    exec(compile(block, str(README), "exec"), {})
+    exec(compile(block, "a block of a document", "exec"), {})
 
 
-def test_the_readme_has_python():
-    assert BLOCKS
+def test_documents_have_python():
+    assert len(BLOCKS) > 3
+
+
+def test_the_arithmetic_of_many_workers_holds():
+    results = doctest.testfile(str(README.parent / "docs" / "workers.md"), module_relative=False)
+    assert results.failed == 0 and results.attempted > 20
+
+
+def test_what_a_file_takes_of_a_manifest():
+    """docs/workers.md counts with it."""
+    sums = dict.fromkeys(["ids", "slice_offsets", "checksums", "slot/a", "slot/b", "slot/c"], "")
+    slots = tuple(SlotInfo(name, "F32", (64,), 0.0) for name in "abc")
+
+    def values(files):
+        infos = tuple(FileInfo("", 1, "rows", 0, k, files, 0, k, k, sums) for k in range(files))
+        table = TableInfo(slots=slots, slice_size=65536, rows=0, files=infos)
+        text = Manifest(step=1, tables={"t": table}).to_bytes()
+        return sum(text.count(mark) for mark in b",:[{")  # as strict_json counts them
+
+    assert values(102) - values(2) == 100 * 33
 
 
 def test_links_between_documents_lead_somewhere():
