@@ -137,6 +137,7 @@ if dist.get_rank() > 0:
     assert group is not pair and dist.get_process_group_ranks(group) == [1, 2]
     timeout = group._get_backend(torch.device("cpu")).options._timeout
     assert timeout == timedelta(seconds=77)
+dist.barrier()  # the first worker has what the others meet at
 """
 
 
