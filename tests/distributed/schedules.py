@@ -77,7 +77,7 @@ class Schedule:
 
     def ids(self, chance: random.Random, count: int) -> list[int]:
         low, high = (0, 40) if self.coalesce else (-20, 20)
-        return [chance.randint(low, high) * 65521 for _ in range(count)]
+        return [chance.randint(low, high) * 7919 for _ in range(count)]
 
 
 class Batch:
@@ -232,9 +232,11 @@ class Player:
 
     def evict(self, k: int) -> Tensor:
         """How many rows went, wherever they were."""
+        self._losses.clear()  # an id that is back by then takes a gradient if it has the same row
         return torch.tensor([table.evict(self._some(table, k)) for table in self._tables.values()])
 
     def filter(self, k: int) -> None:
+        self._losses.clear()
         self._filter.after_step(None, k + 1)
 
     def prefetch(self, k: int) -> None:

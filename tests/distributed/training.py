@@ -67,7 +67,7 @@ def batch(seed: int, step: int, world: int, rank: int, features, coalesce):
         ids, weights = [], []
         for _ in range(rows):
             n = length if kind == "dense" else chance.randint(0, 4)
-            ids.append([chance.randint(low, high) * 65521 for _ in range(n)])
+            ids.append([chance.randint(low, high) * 7919 for _ in range(n)])
             weights.append([chance.choice([0.0, 0.5, 2.0]) for _ in range(n)])
         mine = [torch.tensor(each, dtype=torch.int64) for each in ids[begin:end]]
         flat = torch.cat([*mine, torch.empty(0, dtype=torch.int64)])
