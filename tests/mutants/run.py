@@ -1,9 +1,10 @@
 """Breaks the sources one place at a time and says which tests notice.
 
-Run by hand, from anywhere: `python tests/mutants/run.py [word]` tries the mutants of engine.txt and
-snapshots.txt whose text contains the word. Each is a file of engine/ or of recis/, a text that
-stands in it once, and what it becomes; "\\n" stands for the end of a line. Those of recis/ need
-the package built with `make build`. It ends with the number that no test noticed.
+Run by hand, from anywhere: `python tests/mutants/run.py [list [word]]` tries the mutants of a list,
+engine, snapshots or workers, whose text contains the word; default, all. Each is a file of engine/
+or of recis/, a text that stands in it once, and what it becomes; "\\n" stands for the end of a
+line. Those of recis/ need the package built with `make build`. It ends with the number that no test
+noticed.
 """
 
 import importlib.util
@@ -22,13 +23,6 @@ CONFIGURE = (
     "cmake -S engine -B build -G Ninja -DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON "
     "-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1"
 )
-TESTS = " ".join(
-    f"tests/{name}"
-    for name in (
-        "snapshots/test_publish.py", "snapshots/test_read.py", "snapshots/test_verify.py",
-        "crash", "ckpt",
-    )
-)  # fmt: skip
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -59,10 +53,13 @@ class Engine:
         return ", ".join([*dict.fromkeys(found), *crash])
 
 
-class Snapshots:
-    """The sources of snapshots.txt: the tests of whole snapshots, up to the first that fails."""
+class Package:
+    """The sources of a list in Python: some tests, up to the first that fails."""
 
     sources = "recis"
+
+    def __init__(self, *tests: str) -> None:
+        self._tests = " ".join(f"tests/{test}" for test in tests)
 
     def prepare(self, folder: Path) -> None:
         for name in ("recis", "tools", "tests"):
@@ -74,14 +71,25 @@ class Snapshots:
 
     def verdict(self, folder: Path) -> str:
         """The test that fails; empty if all pass."""
-        tests = run(f"{sys.executable} -m pytest -q -x -p no:cacheprovider {TESTS}", folder)
+        command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {self._tests}"
+        tests = run(command, folder)
         found = re.findall(r"^(?:FAILED|ERROR) (\S+)", tests.stdout, re.MULTILINE)
         if tests.returncode not in (0, 1):
             raise RuntimeError(tests.stdout + tests.stderr)
         return ", ".join(found)
 
 
-SUITES = {"engine.txt": Engine(), "snapshots.txt": Snapshots()}
+SUITES = {
+    "engine.txt": Engine(),
+    "snapshots.txt": Package(
+        *(f"snapshots/test_{name}.py" for name in ("publish", "read", "verify")), "crash", "ckpt"
+    ),
+    "workers.txt": Package(
+        *(f"test_{name}.py" for name in ("slices", "ragged", "embedding", "common_epoch")),
+        *(f"distributed/test_{name}.py" for name in ("workers", "disagreement", "schedules")),
+        "distributed",
+    ),
+}  # fmt: skip
 Mutant = tuple[str, str, str]
 
 
@@ -97,18 +105,19 @@ def mutated(source: str, mutant: Mutant) -> str:
     return source.replace(before, after)
 
 
-def main(word: str) -> int:
+def main(list_name: str = "", word: str = "") -> int:
     survivors = 0
     for name, suite in SUITES.items():
-        mutants = mutants_of(name)
-        chosen = [mutant for mutant in mutants if word in " ".join(mutant)]
+        if not name.startswith(list_name):
+            continue
+        chosen = [mutant for mutant in mutants_of(name) if word in " ".join(mutant)]
         if chosen:
             survivors += tried(suite, chosen)
     print(f"{survivors} survived")
     return survivors != 0
 
 
-def tried(suite: Engine | Snapshots, mutants: list[Mutant]) -> int:
+def tried(suite: Engine | Package, mutants: list[Mutant]) -> int:
     """How many of these no test noticed."""
     survivors = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,4 +137,4 @@ def tried(suite: Engine | Snapshots, mutants: list[Mutant]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else ""))
+    sys.exit(main(*sys.argv[1:]))
