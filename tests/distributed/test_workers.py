@@ -29,3 +29,23 @@ def test_any_engine_of_several_workers_is_that_of_one(tmp_path, run_workers, wor
             for name, value in expected.items():
                 parts = [each[seed][1][step][name] for each in found]
                 torch.testing.assert_close(torch.cat(parts), value, rtol=2e-6, atol=2e-6)
+
+
+EMPTY = """
+import torch, torch.distributed as dist
+from recis.nn import DynamicEmbedding, EmbeddingOption
+from recis.nn.modules.hashtable import filter_out_sparse_param
+from recis.optim import SparseAdam
+
+dist.init_process_group("gloo")
+model = DynamicEmbedding(EmbeddingOption(embedding_dim=2, shared_name="empty"))
+optimizer = SparseAdam(filter_out_sparse_param(model))
+model(torch.tensor([1])).sum().backward()  # of the first worker's slices
+optimizer.step()
+assert len(model.hashtable) == (dist.get_rank() == 0)
+assert optimizer.state_dict()["state"]["empty"]["step"] == 1
+"""
+
+
+def test_a_worker_without_gradients_counts_the_step(run_workers):
+    run_workers(EMPTY, 2)
