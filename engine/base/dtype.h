@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/host_device.h"
+
 namespace recis {
 
 // Numbered for bind/ and for bytes on disk: never renumber.
@@ -26,16 +28,16 @@ enum class DType : uint8_t {
 };
 inline constexpr int kDTypeCount = 7;
 
-constexpr size_t SizeOf(DType dtype) {
+RECIS_HOST_DEVICE constexpr size_t SizeOf(DType dtype) {
   constexpr size_t kSizes[kDTypeCount] = {4, 8, 2, 2, 1, 4, 8};
   return kSizes[static_cast<int>(dtype)];
 }
 
-constexpr bool IsFloating(DType dtype) { return dtype <= DType::kBFloat16; }
+RECIS_HOST_DEVICE constexpr bool IsFloating(DType dtype) { return dtype <= DType::kBFloat16; }
 
 // The type gradients and optimizer state of a table are kept in: 16-bit floats would
 // lose small updates, so they are held in float32.
-constexpr DType AccumulatorOf(DType dtype) {
+RECIS_HOST_DEVICE constexpr DType AccumulatorOf(DType dtype) {
   return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
 }
 
@@ -46,7 +48,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-static inline float ToFloat(Half half) {
+RECIS_HOST_DEVICE static inline float ToFloat(Half half) {
   const uint32_t magnitude = half.bits & 0x7fffu;
   const uint32_t sign = (half.bits & 0x8000u) << 16;
   // Subnormal halves are exact multiples of 2^-24.
@@ -58,7 +60,7 @@ static inline float ToFloat(Half half) {
   return __builtin_bit_cast(float, bits | sign);
 }
 
-static inline Half ToHalf(float value) {
+RECIS_HOST_DEVICE static inline Half ToHalf(float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   const uint32_t sign = bits & 0x80000000u;
   const uint32_t magnitude = bits ^ sign;
@@ -74,11 +76,11 @@ static inline Half ToHalf(float value) {
   return Half{static_cast<uint16_t>(half | (sign >> 16))};
 }
 
-static inline float ToFloat(BFloat16 value) {
+RECIS_HOST_DEVICE static inline float ToFloat(BFloat16 value) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);
 }
 
-static inline BFloat16 ToBFloat16(float value) {
+RECIS_HOST_DEVICE static inline BFloat16 ToBFloat16(float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

@@ -6,13 +6,15 @@
 
 #include <cstdint>
 
+#include "base/host_device.h"
+
 namespace recis {
 
 // Draws for `kLanes` counters at once, (first + lane, stream, id low, id high), keyed by
 // `seed`; a fixed lane count lets the compiler use whatever vectors there are.
 template <int kLanes>
-static inline void PhiloxLanes(uint64_t seed, int64_t id, uint32_t stream, uint32_t first,
-                               uint32_t (&out)[4][kLanes]) {
+RECIS_HOST_DEVICE static inline void PhiloxLanes(uint64_t seed, int64_t id, uint32_t stream,
+                                                 uint32_t first, uint32_t (&out)[4][kLanes]) {
   constexpr uint32_t kMul0 = 0xd2511f53u, kMul1 = 0xcd9e8d57u;
   constexpr uint32_t kWeyl0 = 0x9e3779b9u, kWeyl1 = 0xbb67ae85u;
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);

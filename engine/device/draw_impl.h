@@ -9,8 +9,8 @@
 namespace recis {
 namespace {
 
-constexpr int kDrawLanes = 32;              // counters at once
-constexpr int kDrawBlock = 2 * kDrawLanes;  // elements at once: two words each
+constexpr int kDrawLanes = 2 * kLanes<float>;  // counters at once
+constexpr int kDrawBlock = 2 * kDrawLanes;     // elements at once: two words each
 
 // Uniform draws in (0, 1), elements [first, first + kDrawBlock) of the row: odd multiples
 // of 2^-53, so neither end and the middle are ever met.
@@ -59,39 +59,42 @@ RECIS_INLINE void Put(const double* from, int count, std::byte* to) {
   for (int i = 0; i < count; ++i) typed[i] = static_cast<T>(from[i]);
 }
 
-void Draw(const DrawArgs& args, int64_t id, DType dtype, int64_t count, std::byte* out) {
+// Draws elements [first, first + n) of the row whose first element is at `row`.
+// REQUIRES: first is a multiple of kDrawBlock and n at most kDrawBlock.
+RECIS_INLINE void DrawPart(const DrawArgs& args, int64_t id, DType dtype, int64_t first, int n,
+                           std::byte* row) {
+  double block[kDrawBlock];
+  DrawBlock(args, id, first, block);
+  std::byte* to = row + first * SizeOf(dtype);
+  switch (dtype) {
+    case DType::kFloat32:
+      return Put<float>(block, n, to);
+    case DType::kFloat64:
+      return Put<double>(block, n, to);
+    case DType::kFloat16:
+      for (int i = 0; i < n; ++i) {
+        reinterpret_cast<Half*>(to)[i] = ToHalf(static_cast<float>(block[i]));
+      }
+      return;
+    case DType::kBFloat16:
+      for (int i = 0; i < n; ++i) {
+        reinterpret_cast<BFloat16*>(to)[i] = ToBFloat16(static_cast<float>(block[i]));
+      }
+      return;
+    case DType::kInt8:
+      return Put<int8_t>(block, n, to);
+    case DType::kInt32:
+      return Put<int32_t>(block, n, to);
+    case DType::kInt64:
+      return Put<int64_t>(block, n, to);
+  }
+}
+
+[[maybe_unused]] void Draw(const DrawArgs& args, int64_t id, DType dtype, int64_t count,
+                           std::byte* out) {
   for (int64_t first = 0; first < count; first += kDrawBlock) {
-    double block[kDrawBlock];
-    DrawBlock(args, id, first, block);
     const int n = static_cast<int>(count - first < kDrawBlock ? count - first : kDrawBlock);
-    std::byte* to = out + first * SizeOf(dtype);
-    switch (dtype) {
-      case DType::kFloat32:
-        Put<float>(block, n, to);
-        break;
-      case DType::kFloat64:
-        Put<double>(block, n, to);
-        break;
-      case DType::kFloat16:
-        for (int i = 0; i < n; ++i) {
-          reinterpret_cast<Half*>(to)[i] = ToHalf(static_cast<float>(block[i]));
-        }
-        break;
-      case DType::kBFloat16:
-        for (int i = 0; i < n; ++i) {
-          reinterpret_cast<BFloat16*>(to)[i] = ToBFloat16(static_cast<float>(block[i]));
-        }
-        break;
-      case DType::kInt8:
-        Put<int8_t>(block, n, to);
-        break;
-      case DType::kInt32:
-        Put<int32_t>(block, n, to);
-        break;
-      case DType::kInt64:
-        Put<int64_t>(block, n, to);
-        break;
-    }
+    DrawPart(args, id, dtype, first, n, out);
   }
 }
 

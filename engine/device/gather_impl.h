@@ -6,6 +6,10 @@
 
 #include "device/vector_impl.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace recis {
 namespace {
 

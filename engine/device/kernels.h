@@ -45,14 +45,19 @@ struct RuleParams {
 
 inline constexpr int kMaxStates = 3;
 
+// Where a rule finds its operands in a record, in bytes.
+struct RecordPlaces {
+  size_t weight;
+  size_t states[kMaxStates];  // of accumulator type; as many as the rule uses
+};
+
 struct UpdateArgs {
   std::byte* const* records;     // (n)
   const void* const* gradients;  // (n) to (dim) accumulators
   int64_t n;
   int64_t dim;
-  DType dtype;                       // of the weight
-  size_t weight_offset;              // into a record
-  size_t state_offsets[kMaxStates];  // of accumulator type; as many as the rule uses
+  DType dtype;  // of the weight
+  RecordPlaces places;
   const RuleParams* params;
 };
 
@@ -90,6 +95,9 @@ extern const Kernels kBaselineKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
+
+// One element at a time, as devices do it; for tests alone.
+extern const Kernels kOneLaneKernels;
 
 // The fastest kernels this processor runs; RECIS_SIMD=baseline|avx2|avx512 in the
 // environment asks for a lesser set.

@@ -10,8 +10,11 @@
 namespace recis::testing {
 
 inline std::vector<const Kernels*> Sets() {
-  const Kernels* sets[3];
-  return {sets, sets + RunnableKernels(sets)};
+  const Kernels* runnable[3];
+  const int count = RunnableKernels(runnable);
+  std::vector<const Kernels*> sets(static_cast<size_t>(count) + 1, &kOneLaneKernels);
+  for (int i = 0; i < count; ++i) sets[i] = runnable[i];
+  return sets;
 }
 
 using Bytes = std::vector<std::byte>;

@@ -130,8 +130,7 @@ void CheckUpdate(const RuleParams& params, DType dtype, int64_t dim) {
                    3,
                    dim,
                    dtype,
-                   0,
-                   {layout.state_offset(0), layout.state_offset(1), layout.state_offset(2)},
+                   {0, {layout.state_offset(0), layout.state_offset(1), layout.state_offset(2)}},
                    &params});
       for (int i = 0; i < 3; ++i) {
         EXPECT(bytes[i] == records[i].Packed(), set->name, static_cast<int>(params.rule),

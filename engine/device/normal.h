@@ -9,10 +9,12 @@
 
 #include <cstdint>
 
+#include "base/host_device.h"
+
 namespace recis {
 
 // Natural logarithm of a positive normal double, by 2 atanh((m - 1) / (m + 1)).
-static inline double NaturalLog(double x) {
+RECIS_HOST_DEVICE static inline double NaturalLog(double x) {
   constexpr double kLn2 = 0x1.62e42fefa39efp-1;
   const uint64_t bits = __builtin_bit_cast(uint64_t, x);
   // Mantissa in [sqrt(1/2), sqrt(2)): move the cut between octaves there.
@@ -39,7 +41,7 @@ static inline double NaturalLog(double x) {
 
 namespace internal {
 // p / q at x, coefficients from the highest power down.
-static inline double Ratio(const double (&p)[8], const double (&q)[8], double x) {
+RECIS_HOST_DEVICE static inline double Ratio(const double (&p)[8], const double (&q)[8], double x) {
   double top = p[0], bottom = q[0];
   for (int i = 1; i < 8; ++i) {
     top = top * x + p[i];
@@ -50,7 +52,7 @@ static inline double Ratio(const double (&p)[8], const double (&q)[8], double x)
 }  // namespace internal
 
 // REQUIRES: 0 < probability < 1.
-static inline double Quantile(double probability) {
+RECIS_HOST_DEVICE static inline double Quantile(double probability) {
   constexpr double kCentreTop[8] = {2.5090809287301226727e3, 3.3430575583588128105e4,
                                     6.7265770927008700853e4, 4.5921953931549871457e4,
                                     1.3731693765509461125e4, 1.9715909503065514427e3,

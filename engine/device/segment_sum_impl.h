@@ -70,7 +70,7 @@ void SumSegmentsOf(const SegmentSumArgs& args, int64_t begin, int64_t end) {
                                  : SumSegments<true, T, S>(args, begin, end);
 }
 
-void SegmentSum(const SegmentSumArgs& args, int64_t begin, int64_t end) {
+[[maybe_unused]] void SegmentSum(const SegmentSumArgs& args, int64_t begin, int64_t end) {
   switch (args.dtype) {
     case DType::kFloat32:
       return SumSegmentsOf<float, float>(args, begin, end);

@@ -10,7 +10,7 @@ namespace {
 // Hyper-parameters in the type the arithmetic is done in.
 template <class S>
 struct Scalars {
-  explicit Scalars(const RuleParams& p)
+  RECIS_HOST_DEVICE explicit Scalars(const RuleParams& p)
       : step_size(static_cast<S>(p.step_size)),
         weight_decay(static_cast<S>(p.weight_decay)),
         decay(static_cast<S>(p.decay)),
@@ -32,13 +32,14 @@ RECIS_INLINE Vector<S> Effective(Vector<S> g, Vector<S> w, const Scalars<S>& p) 
   return g;
 }
 
+// What a rule reads and writes of one row.
 template <class W, class S>
-struct Row {
-  Row(const UpdateArgs& args, int64_t i)
-      : weight(reinterpret_cast<W*>(args.records[i] + args.weight_offset)),
-        gradient(static_cast<const S*>(args.gradients[i])) {
+struct Operands {
+  RECIS_HOST_DEVICE Operands(const RecordPlaces& places, std::byte* record, const void* values)
+      : weight(reinterpret_cast<W*>(record + places.weight)),
+        gradient(static_cast<const S*>(values)) {
     for (int k = 0; k < kMaxStates; ++k) {
-      state[k] = reinterpret_cast<S*>(args.records[i] + args.state_offsets[k]);
+      state[k] = reinterpret_cast<S*>(record + places.states[k]);
     }
   }
   W* weight;
@@ -48,7 +49,7 @@ struct Row {
 
 struct SgdRule {
   template <class W, class S>
-  RECIS_INLINE void Apply(const Row<W, S>& row, int64_t at, int lanes, const Scalars<S>& p,
+  RECIS_INLINE void Apply(const Operands<W, S>& row, int64_t at, int lanes, const Scalars<S>& p,
                           const RuleParams& flags) {
     Vector<S> w = Load<S>(row.weight + at, lanes);
     Vector<S> g = Effective<S>(Load<S>(row.gradient + at, lanes), w, p);
@@ -63,7 +64,7 @@ struct SgdRule {
 
 struct AdagradRule {
   template <class W, class S>
-  RECIS_INLINE void Apply(const Row<W, S>& row, int64_t at, int lanes, const Scalars<S>& p,
+  RECIS_INLINE void Apply(const Operands<W, S>& row, int64_t at, int lanes, const Scalars<S>& p,
                           const RuleParams&) {
     const Vector<S> w = Load<S>(row.weight + at, lanes);
     const Vector<S> g = Effective<S>(Load<S>(row.gradient + at, lanes), w, p);
@@ -75,7 +76,7 @@ struct AdagradRule {
 
 struct AdamRule {
   template <class W, class S>
-  RECIS_INLINE void Apply(const Row<W, S>& row, int64_t at, int lanes, const Scalars<S>& p,
+  RECIS_INLINE void Apply(const Operands<W, S>& row, int64_t at, int lanes, const Scalars<S>& p,
                           const RuleParams& flags) {
     Vector<S> w = Load<S>(row.weight + at, lanes);
     const Vector<S> g = Effective<S>(Load<S>(row.gradient + at, lanes), w, p);
@@ -99,7 +100,7 @@ void UpdateRows(const UpdateArgs& args) {
   const Scalars<S> p(*args.params);
   const RuleParams flags = *args.params;
   for (int64_t i = 0; i < args.n; ++i) {
-    const Row<W, S> row(args, i);
+    const Operands<W, S> row(args.places, args.records[i], args.gradients[i]);
     int64_t at = 0;
     for (; at + kWidth <= args.dim; at += kWidth) {
       Rule::template Apply<W, S>(row, at, kWidth, p, flags);
@@ -110,35 +111,59 @@ void UpdateRows(const UpdateArgs& args) {
   }
 }
 
-// One state per row: the mean of the squared gradient. Summed in kLanes strands and then
-// folded in halves, whatever the registers hold.
+// One state per row: the mean of the squared gradient. It is summed in strands, as many as a
+// vector of 64 bytes has lanes, which are then folded in halves, whatever the registers hold.
+template <class S>
+constexpr int kStrands = 64 / sizeof(S);
+
+struct RowWiseAdagradRule {
+  // The squares of these elements' gradients.
+  template <class W, class S>
+  RECIS_INLINE Vector<S> Squares(const Operands<W, S>& row, int64_t at, int lanes,
+                                 const Scalars<S>& p) {
+    const Vector<S> g =
+        Effective<S>(Load<S>(row.gradient + at, lanes), Load<S>(row.weight + at, lanes), p);
+    return g * g;
+  }
+  // The state after this step.
+  template <class W, class S>
+  RECIS_INLINE S Sum(const Operands<W, S>& row, S squares, int64_t dim) {
+    return *row.state[0] + squares / static_cast<S>(dim);
+  }
+  template <class W, class S>
+  RECIS_INLINE void Apply(const Operands<W, S>& row, int64_t at, int lanes, const Scalars<S>& p,
+                          S sum) {
+    const Vector<S> rate = p.step_size / (Sqrt(Vector<S>{} + sum) + p.eps);
+    const Vector<S> w = Load<S>(row.weight + at, lanes);
+    const Vector<S> g = Effective<S>(Load<S>(row.gradient + at, lanes), w, p);
+    Store<S>(w - rate * g, row.weight + at, lanes);
+  }
+};
+
 template <class W, class S>
 void UpdateRowWiseAdagrad(const UpdateArgs& args) {
   constexpr int kWidth = kLanes<S>;
   const Scalars<S> p(*args.params);
+  const auto lanes_at = [&](int64_t at) {
+    return static_cast<int>(args.dim - at < kWidth ? args.dim - at : kWidth);
+  };
   for (int64_t i = 0; i < args.n; ++i) {
-    const Row<W, S> row(args, i);
-    Vector<S> squares{};
+    const Operands<W, S> row(args.places, args.records[i], args.gradients[i]);
+    constexpr int kVectors = kStrands<S> / kWidth;
+    Vector<S> squares[kVectors]{};
     for (int64_t at = 0; at < args.dim; at += kWidth) {
-      const int lanes = static_cast<int>(args.dim - at < kWidth ? args.dim - at : kWidth);
-      const Vector<S> g =
-          Effective<S>(Load<S>(row.gradient + at, lanes), Load<S>(row.weight + at, lanes), p);
-      squares = squares + g * g;
+      Vector<S>& some = squares[at / kWidth % kVectors];
+      some = some + RowWiseAdagradRule::Squares<W, S>(row, at, lanes_at(at), p);
     }
-    S strands[kWidth];
-    __builtin_memcpy(strands, &squares, 64);
-    for (int half = kWidth / 2; half > 0; half /= 2) {
+    S strands[kStrands<S>];
+    __builtin_memcpy(strands, squares, sizeof(squares));
+    for (int half = kStrands<S> / 2; half > 0; half /= 2) {
       for (int lane = 0; lane < half; ++lane) strands[lane] += strands[lane + half];
     }
-    const S sum = *row.state[0] + strands[0] / static_cast<S>(args.dim);
+    const S sum = RowWiseAdagradRule::Sum<W, S>(row, strands[0], args.dim);
     *row.state[0] = sum;
-    const Vector<S> sums = Vector<S>{} + sum;
-    const Vector<S> rate = p.step_size / (Sqrt(sums) + p.eps);
     for (int64_t at = 0; at < args.dim; at += kWidth) {
-      const int lanes = static_cast<int>(args.dim - at < kWidth ? args.dim - at : kWidth);
-      const Vector<S> w = Load<S>(row.weight + at, lanes);
-      const Vector<S> g = Effective<S>(Load<S>(row.gradient + at, lanes), w, p);
-      Store<S>(w - rate * g, row.weight + at, lanes);
+      RowWiseAdagradRule::Apply<W, S>(row, at, lanes_at(at), p, sum);
     }
   }
 }
@@ -157,7 +182,7 @@ void UpdateWith(const UpdateArgs& args) {
   }
 }
 
-void Update(const UpdateArgs& args) {
+[[maybe_unused]] void Update(const UpdateArgs& args) {
   switch (args.dtype) {
     case DType::kFloat32:
       return UpdateWith<float, float>(args);

@@ -1,8 +1,15 @@
 // Vectors of 64 bytes, whatever the registers hold: the compiler splits them. The last,
 // partial vector of a row is padded with zeros. See kernels_impl.h for who may include this.
+// With RECIS_ONE_LANE defined, vectors of one element.
 #pragma once
 
 #include "base/dtype.h"
+
+#define RECIS_INLINE RECIS_HOST_DEVICE static inline __attribute__((always_inline))
+
+#if defined(RECIS_ONE_LANE)
+#include "device/one_lane_impl.h"
+#else
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -10,8 +17,6 @@
 
 namespace recis {
 namespace {
-
-#define RECIS_INLINE static inline __attribute__((always_inline))
 
 typedef float FloatVector __attribute__((vector_size(64)));
 typedef double DoubleVector __attribute__((vector_size(64)));
@@ -123,3 +128,5 @@ RECIS_INLINE void Store(Vector<S> value, BFloat16* to, int count) {
 
 }  // namespace
 }  // namespace recis
+
+#endif  // RECIS_ONE_LANE

@@ -11,30 +11,12 @@ namespace recis {
 
 Result<std::shared_ptr<Table>> Table::MakeEmpty(TableOptions options,
                                                 std::shared_ptr<Store> store) {
+  Result<Schema> schema = SchemaOf(options);
+  if (!schema.ok()) return schema.status();
   std::shared_ptr<Table> table(new Table(std::move(options), std::move(store)));
-  const TableOptions& made = table->options_;
-  if (made.block_rows <= 0) {
-    return InvalidArgument("table '" + made.name + "': block_size must be positive, is " +
-                           std::to_string(made.block_rows));
-  }
-  Result<int> embedding =
-      table->schema_.Add({.name = "embedding", .dtype = made.dtype, .shape = made.shape});
-  if (!embedding.ok()) {
-    return Status(embedding.status().code(),
-                  "table '" + made.name + "': " + embedding.status().message());
-  }
-  int64_t block_bytes;
-  if (__builtin_mul_overflow(made.block_rows, static_cast<int64_t>(table->schema_.record_bytes()),
-                             &block_bytes) ||
-      made.block_rows > static_cast<int64_t>(kNoRow)) {
-    return InvalidArgument("table '" + made.name + "': a block of " +
-                           std::to_string(made.block_rows) + " rows is too large");
-  }
-  table->gradient_ = std::make_unique<Gradient>(made.dtype, table->schema_.slots()[0].count);
-  if (!Holds(made.dtype, made.draw.shift)) {
-    return InvalidArgument("table '" + made.name + "': " + NameOf(made.dtype) +
-                           " cannot start at " + std::to_string(made.draw.shift));
-  }
+  table->schema_ = std::move(schema.value());
+  table->gradient_ =
+      std::make_unique<Gradient>(table->options_.dtype, table->schema_.slots()[0].count);
   return table;
 }
 
@@ -48,16 +30,7 @@ Result<std::shared_ptr<Table>> Table::Make(TableOptions options) {
 }
 
 RecordLayout Table::LayoutOf(const Schema& schema) const {
-  RecordLayout layout{schema.record_bytes(), schema.used_bytes(), {}};
-  layout.new_record.assign(layout.record_bytes, std::byte{0});
-  for (size_t i = 0; i < schema.slots().size(); ++i) {
-    const Slot& slot = schema.slots()[i];
-    DrawArgs constant;
-    constant.shift = i == 0 ? options_.draw.shift : slot.initial;
-    ActiveKernels().draw(constant, 0, slot.dtype, slot.count,
-                         layout.new_record.data() + slot.offset);
-  }
-  return layout;
+  return {schema.record_bytes(), schema.used_bytes(), NewRecord(options_, schema)};
 }
 
 Result<std::shared_ptr<Batch>> Table::Insert(const int64_t* ids, int64_t n,

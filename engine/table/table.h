@@ -32,43 +32,16 @@
 #include "store/store.h"
 #include "table/admission.h"
 #include "table/batch.h"
+#include "table/checks.h"
 #include "table/cut.h"
 #include "table/directory.h"
 #include "table/gradient.h"
 #include "table/index.h"
 #include "table/row_changes.h"
 #include "table/schema.h"
+#include "table/table_stats.h"
 
 namespace recis {
-
-struct TableOptions {
-  std::string name;
-  DType dtype = DType::kFloat32;
-  std::vector<int64_t> shape;  // of one embedding
-  int64_t block_rows = 5;
-  DrawArgs draw;  // first values of an embedding
-};
-
-// Counts since the table was made or found in a store. lookups = hits + misses; rows = those
-// found + admits - evictions.
-struct TableStats {
-  int64_t rows = 0;
-  int64_t lookups = 0;  // ids looked up, repeats included
-  int64_t hits = 0;     // of them, those that had a row already
-  int64_t misses = 0;
-  int64_t admits = 0;       // distinct ids that got a row
-  int64_t refusals = 0;     // distinct ids, per lookup, that a policy refused
-  int64_t evictions = 0;    // rows freed
-  int64_t hot_rows = 0;     // with a record in memory
-  int64_t cold_rows = 0;    // without; zero unless the table is in a store
-  int64_t hot_bytes = 0;    // of hot blocks, free rows included
-  int64_t promotes = 0;     // rows made hot
-  int64_t spills = 0;       // rows made cold
-  int64_t cold_bytes = 0;   // of cold rows' records
-  int64_t drops = 0;        // of them, those whose cold copy was still true
-  int64_t index_bytes = 0;  // index and directory
-  int64_t gradient_rows = 0;
-};
 
 // One block of one slot, as a strided view.
 struct BlockView {
@@ -205,7 +178,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // The lock, once a cut has room for what will be changed.
   WriteLock LockToChange();
 
-  Status CheckBatch(int64_t n) const;
+  Status CheckBatch(int64_t n) const { return recis::CheckBatch(options_, n); }
   size_t embedding_bytes() const { return schema_.slots()[0].bytes(); }
   // Those below REQUIRE the lock, shared for const ones.
   Result<std::shared_ptr<Batch>> FindLocked(const int64_t* ids, int64_t n) const;
@@ -226,7 +199,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   void InitialiseRecords(const int64_t* ids, const Row* rows, int64_t n, bool drawn);
   RecordLayout LayoutOf(const Schema& schema) const;
   Status CheckRows(const int64_t* rows, int64_t n) const;
-  Status CheckSlot(int slot) const;
+  Status CheckSlot(int slot) const { return recis::CheckSlot(options_, schema_, slot); }
   Status CopySlot(const Slot& slot, const Row* rows, int64_t n, std::byte* values) const;
   int64_t CapacityLocked() const;
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "base/thread_pool.h"
@@ -10,12 +9,6 @@
 #include "table/table.h"
 
 namespace recis {
-
-Status Table::CheckBatch(int64_t n) const {
-  if (n <= std::numeric_limits<int32_t>::max()) return {};
-  return InvalidArgument("table '" + options_.name + "': " + std::to_string(n) +
-                         " ids in one call; at most 2^31 - 1, so cut the batch");
-}
 
 // Stats() may run beside this: it must not see hits whose lookups it has missed.
 void Table::CountLookups(int64_t n, int64_t hits) const {

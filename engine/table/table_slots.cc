@@ -13,20 +13,11 @@ namespace {
 constexpr int64_t kReadRows = 16384;  // whose records may be copied from the log at a time
 }
 
-Status Table::CheckSlot(int slot) const {
-  if (slot >= 0 && slot < static_cast<int>(schema_.slots().size())) return {};
-  return OutOfRange("table '" + options_.name + "': slot " + std::to_string(slot) +
-                    " is not there; it has " + std::to_string(schema_.slots().size()));
-}
-
 Result<int> Table::AddSlot(Slot slot) {
   WriteLock lock(mutex_);
   Schema schema = schema_;
-  Result<int> added = schema.Add(std::move(slot));
-  if (!added.ok()) {
-    return Status(added.status().code(),
-                  "table '" + options_.name + "': " + added.status().message());
-  }
+  Result<int> added = AddSlotTo(options_, std::move(slot), &schema);
+  if (!added.ok()) return added;
   if (schema.slots().size() == schema_.slots().size()) return added;
 
   RECIS_RETURN_IF_ERROR(records_->Changeable());
@@ -90,12 +81,8 @@ Status Table::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byt
 Status Table::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values) {
   const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
-  RECIS_RETURN_IF_ERROR(CheckSlot(slot));
+  RECIS_RETURN_IF_ERROR(CheckCounter(options_, schema_, slot));
   const Slot& counter = schema_.slots()[slot];
-  if (counter.dtype != DType::kInt64) {
-    return InvalidArgument("table '" + options_.name + "': slot '" + counter.name + "' holds " +
-                           NameOf(counter.dtype) + ": only int64 slots can be added to");
-  }
   RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
   const std::vector<Row> wanted(rows, rows + n);
   RECIS_RETURN_IF_ERROR(BeforeChange(wanted.data(), n));

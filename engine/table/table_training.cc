@@ -12,19 +12,6 @@ namespace {
 
 constexpr int kUpdateRows = 16;  // records fetched before they are updated
 
-size_t StatesOf(const RuleParams& params) {
-  switch (params.rule) {
-    case Rule::kSgd:
-      return params.momentum != 0 ? 1 : 0;
-    case Rule::kAdagrad:
-    case Rule::kRowWiseAdagrad:
-      return 1;
-    case Rule::kAdam:
-      return params.amsgrad ? 3 : 2;
-  }
-  return 0;
-}
-
 }  // namespace
 
 Status Table::Accumulate(const Batch& batch, const void* values, DType dtype, bool mean,
@@ -52,9 +39,7 @@ Status Table::Accumulate(const Batch& batch, const void* values, DType dtype, bo
 Status Table::CheckRows(const int64_t* rows, int64_t n) const {
   for (int64_t i = 0; i < n; ++i) {
     if (!directory_.Live(rows[i])) {
-      return OutOfRange("table '" + options_.name + "': row " + std::to_string(rows[i]) +
-                        " (position " + std::to_string(i) + ") is not in use; the table has " +
-                        std::to_string(directory_.live_rows()) + " rows, ids_map() lists them");
+      return NotInUse(options_, rows[i], i, directory_.live_rows());
     }
   }
   return {};
@@ -109,31 +94,13 @@ void Table::ClearGradient() {
 Status Table::Step(const RuleParams& params, const std::vector<int>& states) {
   const WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
-  if (!IsFloating(options_.dtype)) {
-    return InvalidArgument("table '" + options_.name + "' holds " + NameOf(options_.dtype) +
-                           ": only floating-point tables can be trained");
-  }
+  Result<RecordPlaces> places = PlacesOf(options_, schema_, params, states);
+  if (!places.ok()) return places.status();
   UpdateArgs shared{};
   shared.dim = schema_.slots()[0].count;
   shared.dtype = options_.dtype;
-  shared.weight_offset = schema_.slots()[0].offset;
+  shared.places = places.value();
   shared.params = &params;
-  if (states.size() < StatesOf(params)) {
-    return InvalidArgument("table '" + options_.name + "': this optimizer needs " +
-                           std::to_string(StatesOf(params)) + " state slots, found " +
-                           std::to_string(states.size()));
-  }
-  for (size_t i = 0; i < StatesOf(params); ++i) {
-    RECIS_RETURN_IF_ERROR(CheckSlot(states[i]));
-    const Slot& slot = schema_.slots()[states[i]];
-    const int64_t wanted = params.rule == Rule::kRowWiseAdagrad ? 1 : shared.dim;
-    if (slot.dtype != AccumulatorOf(options_.dtype) || slot.count != wanted) {
-      return InvalidArgument("table '" + options_.name + "': slot '" + slot.name + "' is " +
-                             NameOf(slot.dtype) + " " + ToString(slot.shape) +
-                             ", which this optimizer cannot use as its state");
-    }
-    shared.state_offsets[i] = slot.offset;
-  }
   const std::vector<Gradient::Entry> entries = gradient_->Entries(false);
   std::vector<Row> rows(entries.size());
   for (size_t i = 0; i < entries.size(); ++i) rows[i] = entries[i].row;
