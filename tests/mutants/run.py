@@ -1,10 +1,10 @@
 """Breaks the sources one place at a time and says which tests notice.
 
 Run by hand, from anywhere: `python tests/mutants/run.py [list [word]]` tries the mutants of a list,
-engine, snapshots or workers, whose text contains the word; default, all. Each is a file of engine/
-or of recis/, a text that stands in it once, and what it becomes; "\\n" stands for the end of a
-line. Those of recis/ need the package built with `make build`. It ends with the number that no test
-noticed.
+engine, races, snapshots or workers, whose text contains the word; default, all. Each is a file of
+engine/ or of recis/, a text that stands in it once, and what it becomes; "\\n" stands for the end of
+a line. Those of recis/ need the package built with `make build`. It ends with the number that no
+test noticed.
 """
 
 import importlib.util
@@ -36,21 +36,32 @@ class Engine:
     """The sources of engine.txt: all C++ tests."""
 
     sources = "engine"
+    options = ""
+    tests = "build/engine_tests"
 
     def prepare(self, folder: Path) -> None:
         shutil.copytree(ROOT / "engine", folder / "engine")
         shutil.copy(ROOT / "pyproject.toml", folder)
-        run(CONFIGURE, folder)
+        run(f"{CONFIGURE} {self.options}", folder)
 
     def verdict(self, folder: Path) -> str:
         """The tests that fail; empty if all pass."""
         built = run("cmake --build build", folder)
         if built.returncode != 0:
             raise RuntimeError(built.stdout)
-        tests = run("build/engine_tests", folder)
-        found = re.findall(r"^(?:FAILED|TOO SLOW) (\S+)", tests.stdout + tests.stderr, re.MULTILINE)
+        tests = run(self.tests, folder)
+        told = r"^(?:FAILED|TOO SLOW) (\S+)|^WARNING: ThreadSanitizer: (data race)"
+        output = tests.stdout + tests.stderr
+        found = ["".join(each) for each in re.findall(told, output, re.MULTILINE)]
         crash = [f"killed by signal {-tests.returncode}"] if tests.returncode < 0 else []
         return ", ".join([*dict.fromkeys(found), *crash])
+
+
+class Races(Engine):
+    """The sources of races.txt: the tests of device algorithms, under ThreadSanitizer."""
+
+    options = "-DRECIS_SANITIZE=thread"
+    tests = "setarch -R build/engine_tests device_"
 
 
 class Package:
@@ -81,6 +92,7 @@ class Package:
 
 SUITES = {
     "engine.txt": Engine(),
+    "races.txt": Races(),
     "snapshots.txt": Package(
         *(f"snapshots/test_{name}.py" for name in ("publish", "read", "verify")), "crash", "ckpt"
     ),

@@ -1,0 +1,201 @@
+// A table on a device: index, directory, records and pending gradient lie in its memory.
+//
+// It has the results of Table, bit for bit: the same rows for the same ids, the same draws, sums
+// and steps. Pointers to ids, rows and values are to memory of the device; what returns a count
+// waits for it. A lookup without a policy waits for nothing: how many of its ids are distinct or
+// new is known on the device alone, and the host keeps bounds. When a bound comes near what is
+// reserved, the host asks how many rows there are, and reserves ahead.
+//
+// Threads: any method from any thread; they run one at a time, and the device works on what they
+//   enqueue in that order.
+// Invariants:
+//  (1) The index holds id -> row iff the row's entry is live and has that id.
+//  (2) A row that is not live has a record of zeros.
+//  (3) Rows below most_rows_, and places for most_places_ ids, are reserved; and there are no more.
+//  (4) A method that returns an error has changed nothing, unless the device itself failed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/status.h"
+#include "device/device_memory.h"
+#include "table/admission.h"
+#include "table/batch.h"
+#include "table/checks.h"
+#include "table/schema.h"
+#include "table/table_stats.h"
+
+namespace recis {
+
+// Distinct ids in order of first occurrence, in memory of the device.
+struct DeviceNumbers {
+  // Arrays for n ids.
+  static size_t Bytes(int64_t n);
+  static DeviceNumbers Take(int64_t n, DeviceArrays* arrays);
+
+  int64_t n = 0;
+  int64_t* ids = nullptr;       // (n): as many as there are distinct ones
+  uint32_t* inverse = nullptr;  // (n): which distinct id each position holds
+  uint32_t* numbers = nullptr;  // (n + 1)
+
+  const uint32_t* count() const { return numbers + n; }  // on the device
+};
+
+// What one lookup found, in memory of the device.
+struct DeviceBatch {
+  int64_t size = 0;             // ids asked for, repeats included
+  DeviceMemory memory;          // of the arrays
+  DeviceNumbers distinct;       // of them
+  Row* rows = nullptr;          // (size): theirs; kNoRow where an id has none
+  std::vector<uint32_t> times;  // (size) occurrences each position stands for; none: one each
+  uint64_t evictions = 0;       // the table's count when `rows` was true
+};
+
+class DeviceTable {
+ public:
+  static Result<std::shared_ptr<DeviceTable>> Make(TableOptions options,
+                                                   std::shared_ptr<Device> device);
+
+  // ---- lookup: as in Table ------------------------------------------------------------
+
+  Status Read(const int64_t* ids, int64_t n, std::byte* out) const;
+  // `times` (n) is the host's. With a policy the device is waited for.
+  Result<std::shared_ptr<DeviceBatch>> Lookup(const int64_t* ids, int64_t n,
+                                              AdmissionPolicy* policy, std::byte* out,
+                                              const uint32_t* times = nullptr);
+  Result<std::shared_ptr<DeviceBatch>> Find(const int64_t* ids, int64_t n,
+                                            const uint32_t* times = nullptr) const;
+  // admit: the host's, as many as there are distinct ids.
+  Status AdmitFound(DeviceBatch& batch, const bool* admit);
+  Status Gather(DeviceBatch& batch, std::byte* out) const;
+  Status Contains(const int64_t* ids, int64_t n, bool* out) const;
+  Status Rows(const int64_t* ids, int64_t n, int64_t* rows) const;
+  // A copy of the batch in the host's memory. Waits for the device.
+  Result<std::shared_ptr<Batch>> OnHost(const DeviceBatch& batch) const;
+
+  // ---- change -------------------------------------------------------------------------
+
+  Result<std::shared_ptr<DeviceBatch>> Insert(const int64_t* ids, int64_t n,
+                                              const std::byte* values);
+  Result<int64_t> Evict(const int64_t* ids, int64_t n);
+  Status Clear();
+  Status Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
+                 const std::vector<const std::byte*>& values);
+
+  // ---- gradient and optimizer -----------------------------------------------------------
+
+  Status Accumulate(const DeviceBatch& batch, const void* values, DType dtype, bool mean,
+                    double divisor);
+  Status AccumulateRows(const int64_t* rows, int64_t n, const void* values, DType dtype);
+  Result<int64_t> GradientRows() const;
+  Result<int64_t> ReadGradient(int64_t capacity, double divisor, int64_t* rows,
+                               std::byte* values) const;
+  Status ClearGradient();
+  Status Step(const RuleParams& params, const std::vector<int>& states);
+
+  // ---- slots ----------------------------------------------------------------------------
+
+  Result<int> AddSlot(Slot slot);
+  std::vector<Slot> Slots() const;
+  Status ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const;
+  Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
+  Status AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values);
+  Status ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const;
+
+  // ---- whole table ----------------------------------------------------------------------
+
+  Result<int64_t> size() const;
+  Result<int64_t> Capacity() const;
+  Result<int64_t> IdsMap(int64_t capacity, int64_t* ids, int64_t* rows) const;
+  Result<TableStats> Stats() const;
+  const TableOptions& options() const { return options_; }
+
+ private:
+  using Lock = std::lock_guard<std::mutex>;
+  // The part of DeviceCounts that bounds depend on.
+  struct Counts {
+    uint64_t end, freed, used_places, gradient_entries, admits;
+    int64_t live_rows() const { return static_cast<int64_t>(end - freed); }
+  };
+
+  DeviceTable(TableOptions options, std::shared_ptr<Device> device, Schema schema);
+  // Of one chunk of records: whole blocks, so that a block is contiguous.
+  static uint32_t SlabRows(const TableOptions& options, size_t record_bytes);
+  // Those below REQUIRE the lock.
+  DeviceTableView view() const;
+  Stream stream() const { return device_->stream; }
+  DeviceKernels& kernels() const { return *device_->kernels; }
+  size_t embedding_bytes() const { return schema_.slots()[0].bytes(); }
+  // Memory for arrays of the call; the last call's is of no use any more.
+  Result<DeviceArrays> Scratch(size_t bytes) const;
+  // Asks the device how many there are, and makes the bounds exact.
+  Result<Counts> Count() const;
+  // The live entries of the pending gradient, ascending by row, in scratch: sorted_gradient_.
+  Result<int64_t> LiveEntries() const;
+  Status ReserveRows(int64_t count);
+  Status ReserveIndex(int64_t live_rows, int64_t count);
+  Status ReserveGradient(int64_t count);
+  Status SetNewRecord(const Schema& schema, DeviceMemory* record) const;
+  Result<std::shared_ptr<DeviceBatch>> FindLocked(const int64_t* ids, int64_t n,
+                                                  const uint32_t* times) const;
+  Status FindBatchRows(DeviceBatch& batch) const;
+  // admit: null, or on the device.
+  Status AdmitLocked(DeviceBatch& batch, const bool* admit, bool drawn = true);
+  Status Ask(AdmissionPolicy& policy, DeviceBatch& batch);
+  Status AdmitMasked(DeviceBatch& batch, const bool* admit, int64_t distinct);
+  Status CountBatch(const DeviceBatch& batch) const;
+  Status GatherLocked(const DeviceBatch& batch, std::byte* out) const;
+  Result<std::shared_ptr<Batch>> CopyOf(const DeviceBatch& batch) const;
+  // The rows, int64, as Row: (n), in `arrays`.
+  Result<const Row*> CheckRows(const int64_t* rows, int64_t n, DeviceArrays* arrays) const;
+  static size_t CheckRowsBytes(int64_t n);
+  // Scratch of NumberBytes() is taken from `arrays`.
+  Status Number(const int64_t* ids, const DeviceNumbers& numbers, DeviceArrays* arrays) const;
+  static size_t NumberBytes(int64_t n);
+  // Rows that may repeat: the distinct ones, all of them in use.
+  struct DistinctRows {
+    DeviceNumbers numbers;
+    const Row* rows;
+  };
+  Result<DistinctRows> DistinctOf(const int64_t* rows, int64_t n, DeviceArrays* arrays) const;
+  static size_t DistinctBytes(int64_t n);
+  // check: whether the rows may be other ids' by now.
+  Status AccumulateLocked(const DeviceNumbers& numbers, const Row* rows, bool check,
+                          const void* values, DType dtype, bool mean, double divisor,
+                          DeviceArrays* arrays);
+  static size_t AccumulateBytes(int64_t n);
+  // Of the positions that hold a number the last one's value goes to its row.
+  Status ScatterLast(const Row* rows, const DeviceNumbers& numbers, const Slot& slot,
+                     const std::byte* values, DeviceArrays* arrays);
+
+  const TableOptions options_;
+  const std::shared_ptr<Device> device_;
+  mutable std::mutex mutex_;  // guards all below
+  Schema schema_;
+  DeviceMemory new_record_;
+  DeviceMemory counts_;
+  DeviceMemory buckets_;
+  uint32_t bucket_count_ = 0;
+  DeviceChunks rows_, freed_, records_;
+  DeviceMemory gradient_rows_, gradient_sums_;
+  int64_t gradient_room_ = 0;  // entries
+  mutable DeviceMemory scratch_;
+  struct SortedGradient {
+    const Row* rows;
+    const uint32_t* entries;
+  };
+  mutable SortedGradient sorted_gradient_{};
+  // Bounds of what the device has.
+  mutable int64_t most_rows_ = 0;
+  mutable int64_t most_places_ = 0;
+  mutable int64_t most_entries_ = 0;
+  uint64_t eviction_count_ = 0;  // calls that freed rows
+  mutable int64_t lookups_ = 0;
+  int64_t refusals_ = 0, evictions_ = 0;
+};
+
+}  // namespace recis
