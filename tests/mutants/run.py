@@ -2,9 +2,9 @@
 
 Run by hand, from anywhere: `python tests/mutants/run.py [list [word]]` tries the mutants of a list,
 engine, races, snapshots or workers, whose text contains the word; default, all. Each is a file of
-engine/ or of recis/, a text that stands in it once, and what it becomes; "\\n" stands for the end of
-a line. Those of recis/ need the package built with `make build`. It ends with the number that no
-test noticed.
+engine/ or of recis/, a text that stands in it once, and what it becomes; "\\n" stands for the end
+of a line. Those of recis/ need the package built with `make build`. It ends with the number that
+no test noticed.
 """
 
 import importlib.util
