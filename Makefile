@@ -79,6 +79,8 @@ unit: .venv/tools
 	$(call engine_tests,unit,)
 	! nm -C build/unit/CMakeFiles/recis_engine.dir/*/*_avx*.o | grep ' [VWu] '
 	build/unit/engine_tests
+	cmake --build build/unit --target device_table_bench
+	build/unit/device_table_bench build/unit/bench.json emulated 2000 500 8
 
 ASAN := address,undefined
 

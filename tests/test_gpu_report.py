@@ -190,9 +190,10 @@ def test_figures_are_part_of_the_report(tmp_path):
         "goals": [{"goal": "ms | step", "got": 0.12345, "verdict": "met"}],
         "notes": ["a note"],
     }
-    bench = tmp_path / "bench.json"
-    bench.write_text(json.dumps(figures))
-    report = gpu_report.markdown({"GPU": "X"}, {}, bench)
+    for name in gpu_report.BENCHES:
+        (tmp_path / name).write_text(json.dumps(figures | {"setting": name}))
+    report = gpu_report.markdown({"GPU": "X"}, {}, tmp_path)
+    assert all(name in report for name in gpu_report.BENCHES)
     assert "| recis | 1.23 [1, 2] |" in report
     assert "| ms / step | 0.123 | met |" in report
     assert "a note" in report

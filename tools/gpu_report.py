@@ -30,8 +30,9 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 ASK_GPU = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap"]
 ASK_GPU += ["--format=csv,noheader", "--id=0"]
-# Of the C++ tests, those that run on a GPU where there is one.
-DEVICE_TESTS = ("space.", "device_")
+# Of the C++ tests, those that a GPU takes part in.
+DEVICE_TESTS = ("space.", "AGpu")
+BENCHES = ("engine.json", "bench.json")
 SITE = "site"  # where the package is installed, below the folder of the report
 
 PASSED, FAILED, NOT_RUN = "passed", "FAILED", "NOT RUN"
@@ -129,18 +130,21 @@ def steps(work: Path) -> list[Step]:
         *(f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml", f"--junit-xml={junit}"),
     )
     gpu = ROOT / "benchmarks" / "gpu.py"
-    bench = [python, gpu, *_words("--quiet 1 --json"), work / "bench.json"]
+    bench = [python, gpu, *_words("--quiet 1 --json"), work / BENCHES[1]]
     configure = _words(
         "-G Ninja -DRECIS_CUDA=ON -DRECIS_BUILD_PYTHON=OFF -DRECIS_BUILD_TESTS=ON",
         *(f"-DPython_EXECUTABLE={python}", "-S", ROOT / "engine", "-B", unit),
     )
-    compile_tests = [*_words("cmake --build"), unit, *_words("--target engine_tests")]
+    targets = _words("--target engine_tests device_table_bench")
+    compile_tests = [*_words("cmake --build"), unit, *targets]
+    engine_bench = [unit / "device_table_bench", work / BENCHES[0]]
     listed = [
         Step("build", [python, *install, ROOT], 180, judge_exit, tool="nvcc"),
         Step("tests", [python, *pytest, ROOT / "tests"], 120, judge_pytest(junit), after="build"),
         Step("benchmark", bench, 120, judge_exit, after="build"),
         Step("configure", ["cmake", *configure], 60, judge_exit, tool="nvcc"),
         Step("compile", compile_tests, 180, judge_exit, after="configure"),
+        Step("engine benchmark", engine_bench, 90, judge_exit, after="compile"),
     ]
     for name in DEVICE_TESTS:
         listed += [
@@ -214,21 +218,22 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def markdown(machine: dict[str, str], results: dict[str, Result], bench: Path) -> str:
+def markdown(machine: dict[str, str], results: dict[str, Result], work: Path) -> str:
     """The report."""
     parts = ["# recis on a GPU\n", table([{"what": k, "is": v} for k, v in machine.items()])]
     rows = [
         {"step": name, "verdict": r.verdict, "seconds": f"{r.seconds:.0f}", "it said": r.said}
         for name, r in results.items()
     ]
-    parts += ["## Steps\n", table(rows), "## Benchmark\n"]
-    if not bench.is_file():
-        return "\n".join([*parts, "There are no figures.\n"])
-    figures = json.loads(bench.read_text())
-    parts += [figures["setting"] + "\n"]
-    for name in ("rows", "goals"):
-        parts += [table([{k: number(v) for k, v in row.items()} for row in figures[name]])]
-    return "\n".join([*parts, *figures["notes"], ""])
+    parts += ["## Steps\n", table(rows), "## Benchmarks\n"]
+    benches = [work / name for name in BENCHES if (work / name).is_file()]
+    for bench in benches:
+        figures = json.loads(bench.read_text())
+        parts += [figures["setting"] + "\n"]
+        for name in ("rows", "goals"):
+            parts += [table([{k: number(v) for k, v in row.items()} for row in figures[name]])]
+        parts += [*figures["notes"], ""]
+    return "\n".join(parts if benches else [*parts, "There are no figures.\n"])
 
 
 def number(value: object) -> str:
@@ -270,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results[step.name] = run(step, ends - time.monotonic(), results, work)
         print(f"{step.name}: {results[step.name].verdict} {results[step.name].said}", flush=True)
         # Written anew after each step: whoever stops this has what is known so far.
-        report = markdown(machine, results, work / "bench.json")
+        report = markdown(machine, results, work)
         (work / "report.md").write_text(report)
     print(f"\n{report}\n{work / 'report.md'}")
     return 0 if all(result.verdict == PASSED for result in results.values()) else 1
