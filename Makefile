@@ -6,6 +6,7 @@
 #   make format  what `make lint` asks for      make torch-matrix   other releases of torch
 #   make crash   faults at every call of snapshots
 #   make fuzz    inputs that do harm, FUZZ_SECONDS for each target
+#   make kernels      what each kernel for GPUs takes; needs nvcc
 #   make gpu-report   tests, checks and figures of this machine's GPU
 #
 # PYTHON chooses the interpreter. A recipe that fails leaves no stamp, so run it again.
@@ -23,7 +24,7 @@ SOURCES := $(shell find engine recis tools/recis_ckpt -type f -not -name '*.pyc'
 CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(SOURCES)) tests/crash/shim.c
 TYPED := recis $(wildcard examples tools) $(wildcard engine/*.py) .ci/torch_matrix.py
 
-.PHONY: demo demo-workers test check build lint format unit asan tsan crash bench fuzz gpu-report torch-matrix clean
+.PHONY: demo demo-workers test check build lint format unit asan tsan crash bench fuzz kernels gpu-report torch-matrix clean
 .NOTPARALLEL:
 
 demo: build
@@ -115,6 +116,10 @@ fuzz: build
 		$(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
 			build/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done
+
+kernels: .venv/tools
+	$(call engine_tests,unit,)
+	$(BIN)/python tools/kernels.py build/unit/compile_commands.json
 
 # With PYTHON, which has torch for the GPU, not with .venv: see its first lines.
 gpu-report:
