@@ -67,9 +67,12 @@ class CudaTile {
 };
 
 inline constexpr int kPassThreads = 256;
+// That a multiprocessor has room for at least. Left to itself the compiler saves registers for
+// eight, and waits after every few loads.
+inline constexpr int kPassBlocks = 4;
 
 template <int kLanes, class Body>
-__global__ void __launch_bounds__(kPassThreads) Pass(int64_t n, Body body) {
+__global__ void __launch_bounds__(kPassThreads, kPassBlocks) Pass(int64_t n, Body body) {
   const int64_t item = (int64_t{blockIdx.x} * kPassThreads + threadIdx.x) / kLanes;
   if (item < n) body(CudaTile<kLanes>(), item);
 }
