@@ -155,7 +155,7 @@ def steps(work: Path) -> list[Step]:
         for name in DEVICE_TESTS:
             command = _words(f"{tool} --tool {check}", engine_tests, name)
             what = f"{check} {name}"
-            listed += [Step(what, command, 90, judge_sanitizer, tool=tool, after="compile")]
+            listed += [Step(what, command, 150, judge_sanitizer, tool=tool, after="compile")]
     return listed
 
 

@@ -75,11 +75,13 @@ class Cuda : public Space {
   void FreeHost(std::byte* memory) override { cudaFreeHost(memory); }
 
   Status Copy(void* to, const void* from, size_t bytes, Stream stream) override {
+    if (bytes == 0) return {};  // there may be no addresses
     const Current current(index_);
     return Told(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, Native(stream)),
                 "copying " + std::to_string(bytes) + " bytes");
   }
   Status Fill(void* to, uint8_t value, size_t bytes, Stream stream) override {
+    if (bytes == 0) return {};
     const Current current(index_);
     return Told(cudaMemsetAsync(to, value, bytes, Native(stream)),
                 "filling " + std::to_string(bytes) + " bytes");

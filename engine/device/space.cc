@@ -43,11 +43,11 @@ class Emulated : public Space {
   void FreeHost(std::byte* memory) override { ::operator delete(memory, kAlignment); }
 
   Status Copy(void* to, const void* from, size_t bytes, Stream) override {
-    std::memcpy(to, from, bytes);
+    if (bytes != 0) std::memcpy(to, from, bytes);
     return {};
   }
   Status Fill(void* to, uint8_t value, size_t bytes, Stream) override {
-    std::memset(to, value, bytes);
+    if (bytes != 0) std::memset(to, value, bytes);
     return {};
   }
 

@@ -25,7 +25,7 @@ class Space {
   virtual const std::string& name() const = 0;  // "cuda:0"
 
   // Uninitialised memory for what is enqueued on the stream from now on, 256-byte aligned.
-  // Fails with kOutOfMemory.
+  // REQUIRES: bytes > 0. Fails with kOutOfMemory.
   virtual Result<std::byte*> Allocate(size_t bytes, Stream stream) = 0;
   // Takes it back once what is on the stream so far is done.
   virtual void Free(std::byte* memory, Stream stream) = 0;
@@ -34,7 +34,8 @@ class Space {
   virtual Result<std::byte*> AllocateHost(size_t bytes) = 0;
   virtual void FreeHost(std::byte* memory) = 0;
 
-  // Either end may be the host's. REQUIRES: then it stays as it is until the copy is done.
+  // Either end may be the host's; of nothing, null. REQUIRES: then it stays as it is until the copy
+  // is done.
   virtual Status Copy(void* to, const void* from, size_t bytes, Stream stream) = 0;
   virtual Status Fill(void* to, uint8_t value, size_t bytes, Stream stream) = 0;
 

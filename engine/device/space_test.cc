@@ -28,6 +28,13 @@ TEST(WhatIsCopiedThereComesBack) {
   }
 }
 
+TEST(NothingIsCopiedFromNowhere) {
+  for (const auto& space : Spaces()) {
+    EXPECT(space->Copy(nullptr, nullptr, 0, nullptr).ok(), space->name());
+    EXPECT(space->Fill(nullptr, 1, 0, nullptr).ok(), space->name());
+  }
+}
+
 TEST(AStreamWaitsForWhatItIsToldToFollow) {
   for (const auto& space : Spaces()) {
     constexpr size_t kBytes = 64 << 20;
