@@ -269,23 +269,23 @@ Status Store::ForEachValue(
 
 Status Store::ForEachEntry(uint32_t table,
                            const std::function<void(int64_t, Row, Location)>& use) const {
-  std::map<Sequence, BlockNumber> numbers;
-  std::vector<Sequence> blocks;
+  std::vector<std::pair<Sequence, BlockNumber>> numbers;
   for (BlockNumber number = 0; number < catalog_.end(); ++number) {
     const Catalog::Entry& entry = catalog_.at(number);
     if (!entry.in_use || entry.table != table || entry.live_rows == 0) continue;
-    numbers.emplace(entry.sequence, number);
-    blocks.push_back(entry.sequence);
+    numbers.emplace_back(entry.sequence, number);
   }
-  std::sort(blocks.begin(), blocks.end());
-  return log_->ReadIds(blocks,
-                       [&](Sequence sequence, const int64_t* ids, const Row* rows, uint32_t count) {
-                         const BlockNumber number = numbers.at(sequence);
-                         for (uint32_t i = 0; i < count; ++i) {
-                           if (catalog_.Live(number, i))
-                             use(ids[i], rows[i], Location::Cold(number, i));
-                         }
-                       });
+  std::sort(numbers.begin(), numbers.end());
+  std::vector<Sequence> blocks;
+  for (const auto& [sequence, number] : numbers) blocks.push_back(sequence);
+  auto next = numbers.begin();  // blocks come in their order
+  return log_->ReadIds(
+      blocks, [&](Sequence /*sequence*/, const int64_t* ids, const Row* rows, uint32_t count) {
+        const BlockNumber number = (next++)->second;
+        for (uint32_t i = 0; i < count; ++i) {
+          if (catalog_.Live(number, i)) use(ids[i], rows[i], Location::Cold(number, i));
+        }
+      });
 }
 
 void Store::Append(BlockNumber number) {
