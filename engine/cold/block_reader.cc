@@ -30,16 +30,18 @@ Status Mismatch(const std::string& what, uint64_t found, uint64_t expected) {
 }  // namespace
 
 struct BlockReader::Entry {
+  Sequence sequence;
+  uint32_t position;
+  uint32_t together;  // entries, from this one on, that one direct read brings
   const ReadRequest* request;
   uint64_t offset;  // in the file
-  bool cached;      // by the system
 
   size_t bytes() const { return sizeof(EntryHeader) + request->record_bytes; }
   // The part of the file that a direct read must cover.
   uint64_t page() const { return offset / AsyncReads::kAlignment * AsyncReads::kAlignment; }
-  size_t page_bytes() const {
+  uint64_t page_end() const {
     const uint64_t end = offset + bytes() + AsyncReads::kAlignment - 1;
-    return end / AsyncReads::kAlignment * AsyncReads::kAlignment - page();
+    return end / AsyncReads::kAlignment * AsyncReads::kAlignment;
   }
 };
 
@@ -131,10 +133,11 @@ Status BlockReader::Read(const ReadRequest* requests, int64_t n) {
 
 Status BlockReader::ReadSorted(const ReadRequest* requests, int64_t n, Sequence* sequence) {
   std::vector<Entry> entries(static_cast<size_t>(n));
-  for (size_t i = 0; i < entries.size(); ++i) entries[i] = {requests + i, 0, false};
+  for (size_t i = 0; i < entries.size(); ++i) {
+    entries[i] = {requests[i].sequence, requests[i].position, 1, requests + i, 0};
+  }
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::pair(a.request->sequence, a.request->position) <
-           std::pair(b.request->sequence, b.request->position);
+    return std::pair(a.sequence, a.position) < std::pair(b.sequence, b.position);
   });
   Result<View> view = database_->Read();  // pins the blocks until all are read
   if (!view.ok()) return view.status();
@@ -142,22 +145,17 @@ Status BlockReader::ReadSorted(const ReadRequest* requests, int64_t n, Sequence*
   view.value().Unlock();
   if (!Env::IsSystem()) return ReadAhead(entries, sequence);
 
-  std::vector<Entry> direct, ahead;
-  for (const Entry& entry : entries) {
-    if (entry.cached && ReadCached(entry)) continue;
-    (entry.page_bytes() <= AsyncReads::kMaxBytes ? direct : ahead).push_back(entry);
-  }
-  if (!direct.empty()) {
-    std::unique_ptr<AsyncReads> reads = direct_fd_ < 0 ? nullptr : AsyncReads::Take();
-    if (reads) {
-      const Status status = ReadDirectly(*reads, direct, sequence);
-      AsyncReads::GiveBack(std::move(reads));
-      RECIS_RETURN_IF_ERROR(status);
-    } else {
-      RECIS_RETURN_IF_ERROR(ReadAhead(direct, sequence));
-    }
-  }
-  return ReadAhead(ahead, sequence);
+  std::unique_ptr<AsyncReads> reads = direct_fd_ < 0 ? nullptr : AsyncReads::Take();
+  if (!reads) return ReadAhead(entries, sequence);
+  std::vector<Entry> large;
+  std::erase_if(entries, [&](const Entry& entry) {
+    if (entry.page_end() - entry.page() <= AsyncReads::kMaxBytes) return false;
+    large.push_back(entry);
+    return true;
+  });
+  const Status status = ReadDirectly(view.value(), *reads, &entries, sequence);
+  AsyncReads::GiveBack(std::move(reads));
+  return status.ok() ? ReadAhead(large, sequence) : status;
 }
 
 Status BlockReader::Place(const View& view, std::vector<Entry>* entries, Sequence* sequence) const {
@@ -166,7 +164,6 @@ Status BlockReader::Place(const View& view, std::vector<Entry>* entries, Sequenc
     const ReadRequest& request = *entry.request;
     const auto place = [&](uint64_t block) {
       entry.offset = block + Block::OffsetOf(request.position, request.record_bytes);
-      entry.cached = view.Cached(entry.offset, entry.bytes());
     };
     // Looking the block up may cost a read of the tree; so its place is kept.
     uint64_t known = 0;
@@ -212,36 +209,49 @@ bool BlockReader::ReadCached(const Entry& entry) {
   return true;
 }
 
-Status BlockReader::ReadDirectly(AsyncReads& reads, const std::vector<Entry>& entries,
+Status BlockReader::ReadDirectly(const View& view, AsyncReads& reads, std::vector<Entry>* entries,
                                  Sequence* sequence) {
   Status status;
-  size_t next = 0;
-  while (!reads.empty() || (next < entries.size() && status.ok())) {
-    for (; next < entries.size() && !reads.full() && status.ok(); ++next) {
-      reads.Add(next, direct_fd_, entries[next].page(), entries[next].page_bytes());
-    }
-    for (const AsyncReads::Done& done : reads.Wait()) {
-      if (!status.ok()) continue;  // wait for the others all the same
-      const Entry& entry = entries[done.tag];
-      const size_t begin = entry.offset - entry.page();
-      Status read;
-      if (done.result < static_cast<int64_t>(begin + entry.bytes())) {
-        read = ReadEntry(entry);
-      } else {
-        EntryHeader header;
-        std::memcpy(&header, done.data + begin, sizeof(header));
-        std::memcpy(entry.request->record, done.data + begin + sizeof(header),
-                    entry.request->record_bytes);
-        Count(static_cast<int64_t>(entry.bytes()));
-        read = Check(*entry.request, header);
+  const auto end = entries->end();
+  auto next = entries->begin();
+  while (!reads.empty() || (next != end && status.ok())) {
+    while (next != end && !reads.full() && status.ok()) {
+      const auto first = next++;
+      // Asked here, while other reads are on their way.
+      if (view.Cached(first->offset, first->bytes()) && ReadCached(*first)) continue;
+      // A disk takes longer for two reads than for one twice as long.
+      uint64_t page_end = first->page_end();
+      for (; next != end && next->page() >= first->page() && next->page() <= page_end &&
+             next->page_end() - first->page() <= AsyncReads::kMaxBytes;
+           ++next) {
+        page_end = next->page_end();
+        ++first->together;
       }
-      if (!read.ok()) {
-        *sequence = entry.request->sequence;
-        status = read;
+      reads.Add(static_cast<uint64_t>(first - entries->begin()), direct_fd_, first->page(),
+                page_end - first->page());
+      direct_reads_.fetch_add(1, std::memory_order_relaxed);
+    }
+    if (reads.empty()) break;
+    for (const AsyncReads::Done& done : reads.Wait()) {
+      const Entry* first = entries->data() + done.tag;
+      for (const Entry* entry = first; entry != first + first->together; ++entry) {
+        if (!status.ok()) break;  // wait for the others all the same
+        status = Take(*entry, done.data + (entry->offset - first->page()),
+                      done.result - static_cast<int64_t>(entry->offset - first->page()));
+        if (!status.ok()) *sequence = entry->sequence;
       }
     }
   }
   return status;
+}
+
+Status BlockReader::Take(const Entry& entry, const std::byte* data, int64_t bytes) {
+  if (bytes < static_cast<int64_t>(entry.bytes())) return ReadEntry(entry);
+  EntryHeader header;
+  std::memcpy(&header, data, sizeof(header));
+  std::memcpy(entry.request->record, data + sizeof(header), entry.request->record_bytes);
+  Count(static_cast<int64_t>(entry.bytes()));
+  return Check(*entry.request, header);
 }
 
 Status BlockReader::ReadAhead(const std::vector<Entry>& entries, Sequence* sequence) {

@@ -2,7 +2,7 @@
 //
 // Not through LMDB's map: there a disk error is a signal, and every page costs a fault. What the
 // system's cache has is taken from there; the rest is read past it, since the hot tier is the
-// cache of what is used again.
+// cache of what is used again. Entries of the same or the next page come in one read.
 //
 // Threads: any method from any thread, beside any writer.
 #pragma once
@@ -31,6 +31,7 @@ class BlockReader {
   Status ReadBlock(const BlockLiveness& block, std::vector<std::byte>* value);
 
   int64_t reads() const { return reads_.load(std::memory_order_relaxed); }
+  int64_t direct_reads() const { return direct_reads_.load(std::memory_order_relaxed); }
   int64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
 
  private:
@@ -41,7 +42,10 @@ class BlockReader {
   // On failure `sequence` is that of the block.
   Status ReadSorted(const ReadRequest* requests, int64_t n, Sequence* sequence);
   Status Place(const View& view, std::vector<Entry>* entries, Sequence* sequence) const;
-  Status ReadDirectly(AsyncReads& reads, const std::vector<Entry>& entries, Sequence* sequence);
+  Status ReadDirectly(const View& view, AsyncReads& reads, std::vector<Entry>* entries,
+                      Sequence* sequence);
+  // Takes an entry from what was read, of which so many bytes are there from its first on.
+  Status Take(const Entry& entry, const std::byte* data, int64_t bytes);
   Status ReadAhead(const std::vector<Entry>& entries, Sequence* sequence);
   bool ReadCached(const Entry& entry);
   Status ReadEntry(const Entry& entry);
@@ -54,7 +58,7 @@ class BlockReader {
   const Database* const database_;
   const int fd_;
   const int direct_fd_;  // -1 where the file system has no O_DIRECT
-  std::atomic<int64_t> reads_{0}, bytes_read_{0};
+  std::atomic<int64_t> reads_{0}, direct_reads_{0}, bytes_read_{0};
 };
 
 }  // namespace recis

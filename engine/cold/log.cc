@@ -173,6 +173,7 @@ LogStats Log::Stats() const {
   }
   stats.bytes_read = rooms_->reader->bytes_read();
   stats.reads = rooms_->reader->reads();
+  stats.direct_reads = rooms_->reader->direct_reads();
   stats.transactions = rooms_->database->transactions();
   stats.file_bytes = rooms_->database->file_bytes();
   stats.free_bytes = rooms_->database->free_bytes();

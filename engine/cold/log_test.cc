@@ -1,5 +1,6 @@
 #include "cold/log.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,6 +93,47 @@ TEST(ManyEntriesAreReadInAnyOrder) {
     EXPECT_EQ(std::memcmp(r.record, RecordOf(r.id, 1).data(), kRecordBytes), 0, r.id);
   }
   EXPECT_EQ(log->Stats().reads, 5000);
+}
+
+// What the system's cache does not have is read past it: neighbours together, and nothing twice.
+TEST(NeighboursThatAreNotCachedAreReadTogether) {
+  TemporaryDirectory directory;
+  auto log = Value(Log::Open(At(directory / "store")));
+  constexpr uint32_t kRows = 20;
+  constexpr size_t kBytes = 768;  // so a block takes four pages, and a record lies in one or two
+  std::vector<Sequence> blocks;
+  for (int64_t b = 0; b < 8; ++b) {
+    blocks.push_back(log->NextSequence());
+    log->Append(BlockOf(blocks.back(), b * kRows, kRows, 1, 7, kBytes));
+  }
+  Ok(log->Drain());
+  const int file = open((directory / "store/data.mdb").c_str(), O_RDONLY);
+  EXPECT_EQ(posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), 0);
+  close(file);
+  const auto read = [&](const std::vector<uint32_t>& positions) {
+    std::vector<std::vector<std::byte>> records;
+    std::vector<ReadRequest> requests;
+    records.reserve(blocks.size() * positions.size());
+    for (size_t b = 0; b < blocks.size(); ++b) {
+      for (const uint32_t position : positions) {
+        const int64_t id = static_cast<int64_t>(b * kRows + position);
+        std::byte* record = records.emplace_back(kBytes).data();
+        requests.push_back({blocks[b], position, id, static_cast<Row>(id), kBytes, record});
+      }
+    }
+    const int64_t before = log->Stats().direct_reads;
+    Ok(log->Read(requests.data(), static_cast<int64_t>(requests.size())));
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT(records[i] == RecordOf(requests[i].id, 1, kBytes));
+    }
+    return log->Stats().direct_reads - before;
+  };
+  const int64_t alone = read({0});
+  if (alone == 0) return;  // no such reads, or no way past the cache here
+  EXPECT_EQ(alone, 8);
+  EXPECT_EQ(read({0, 12}), 16);  // of the first page and the third
+  EXPECT_EQ(read({1, 2, 8}), 8);      // of one page and the next
+  EXPECT_EQ(read({3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19}), 8);
 }
 
 TEST(ACommittedEpochIsFoundAgain) {
