@@ -13,8 +13,12 @@ constexpr int64_t kGrain = 1024;  // rows below which threads do not pay
 Status Records::Promote(const Row* rows, int64_t n) {
   if (!tier_) return {};
   tier_->Touch(rows, n);
+  return Prefetch(rows, n, {});
+}
+
+Status Records::Prefetch(const Row* rows, int64_t n, const Prefetched& read) {
   if (tier_->all_hot()) return {};
-  Result<int64_t> held = tier_->Hold(rows, n, Use::kRead);
+  Result<int64_t> held = tier_->Hold(rows, n, Use::kRead, read);
   if (!held.ok()) return held.status();
   tier_->Release();
   Tidy();

@@ -132,7 +132,8 @@ void Tier::Recover(Row row, Location cold) {
   ++cold_rows_;
 }
 
-Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use) {
+Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use,
+                           const Prefetched& read) {
   if (use != Use::kNew && all_hot()) {
     if (use == Use::kChange) MarkDirty(rows, n);
     return n;
@@ -175,7 +176,7 @@ Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use) {
     clock_.Pin(frame);
     held_.push_back(frame);
   }
-  if (Status fetched = Fetch(misses); !fetched.ok()) {
+  if (Status fetched = Fetch(misses, read); !fetched.ok()) {
     Release();
     for (size_t i = 0; i < misses.size(); ++i) {
       locations_[misses[i].row] = misses[i].where;
@@ -237,7 +238,18 @@ ReadRequest Tier::RequestFor(const Miss& miss) const {
           .block_offset = &entry.offset};
 }
 
-Status Tier::Fetch(const std::vector<Miss>& misses) const {
+// The bytes of an entry never change, and no sequence is used twice.
+const ReadRequest* Tier::FindRead(const Prefetched& read, const Miss& miss) const {
+  const auto found = std::lower_bound(
+      read.entries.begin(), read.entries.end(), miss.row,
+      [](const ReadRequest& request, Row row) { return request.row < row; });
+  const bool same = found != read.entries.end() && found->row == miss.row &&
+                    found->sequence == store_.catalog().at(miss.where.block()).sequence &&
+                    found->position == miss.where.position();
+  return same ? &*found : nullptr;
+}
+
+Status Tier::Fetch(const std::vector<Miss>& misses, const Prefetched& read) const {
   std::vector<ReadRequest> requests;
   for (const Miss& miss : misses) {
     const Catalog::Entry& entry = store_.catalog().at(miss.where.block());
@@ -246,6 +258,9 @@ Status Tier::Fetch(const std::vector<Miss>& misses) const {
     }
     if (entry.block) {
       std::memcpy(miss.record, entry.block->record(miss.where.position()), entry.record_bytes);
+    } else if (const ReadRequest* found = FindRead(read, miss)) {
+      std::memcpy(miss.record, found->record, entry.record_bytes);
+      entry.offset = *found->block_offset;
     } else {
       requests.push_back(RequestFor(miss));
     }
@@ -254,15 +269,28 @@ Status Tier::Fetch(const std::vector<Miss>& misses) const {
   return store_.log().Read(requests.data(), static_cast<int64_t>(requests.size()));
 }
 
-std::vector<ReadRequest> Tier::Reads(const Row* rows, int64_t n) const {
-  std::vector<ReadRequest> requests;
+Prefetched Tier::ReadsOf(const Row* rows, int64_t n) const {
+  Prefetched reads;
+  size_t bytes = 0;
   for (int64_t i = 0; i < n; ++i) {
     const Location where = rows[i] == kNoRow ? Location() : locations_[rows[i]];
     if (!where.cold() || store_.catalog().at(where.block()).block) continue;
-    requests.push_back(RequestFor({rows[i], where, nullptr}));
-    requests.back().block_offset = nullptr;  // it may be gone when they are read
+    reads.entries.push_back(RequestFor({rows[i], where, nullptr}));
+    bytes += reads.entries.back().record_bytes;
   }
-  return requests;
+  std::sort(reads.entries.begin(), reads.entries.end(),
+            [](const ReadRequest& a, const ReadRequest& b) { return a.row < b.row; });
+  reads.records = BufferCache::Get(bytes);
+  std::byte* next = reads.records.data();
+  reads.block_offsets.reserve(reads.entries.size());
+  for (ReadRequest& entry : reads.entries) {
+    entry.record = std::exchange(next, next + entry.record_bytes);
+    // The catalog may change while they are read.
+    const std::atomic_ref<uint64_t> known(*entry.block_offset);
+    reads.block_offsets.push_back(known.load(std::memory_order_relaxed));
+    entry.block_offset = &reads.block_offsets.back();
+  }
+  return reads;
 }
 
 Status Tier::Locate(const Row* rows, int64_t n, Sources* sources) const {

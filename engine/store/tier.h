@@ -47,6 +47,13 @@ struct Sources {
   const std::byte* const* data() const { return pointers.as<const std::byte*>(); }
 };
 
+// Cold records that are read while the table is not locked.
+struct Prefetched {
+  std::vector<ReadRequest> entries;     // by row ascending
+  std::vector<uint64_t> block_offsets;  // see ReadRequest, in their order
+  Buffer records;
+};
+
 struct TierStats {
   int64_t hot_rows = 0;
   int64_t cold_rows = 0;
@@ -64,6 +71,7 @@ class Tier {
 
   std::byte* At(Row row) const { return arena_.At(FrameOf(row)); }  // REQUIRES: hot
   bool all_hot() const { return cold_rows_ == 0; }
+  bool cold(Row row) const { return !all_hot() && locations_[row].cold(); }
 
   // Room for rows below `end`.
   Status Reserve(int64_t end) { return locations_.Reserve(end); }
@@ -73,15 +81,17 @@ class Tier {
   enum class Use { kRead, kChange, kNew };
   // Makes the first of `rows` hot and keeps them so until Release(); returns how many, at
   // least one. kChange: they will be written. kNew: they have no record yet, and what it holds
-  // is undefined until it is written. kNoRow is skipped.
-  Result<int64_t> Hold(const Row* rows, int64_t n, Use use);
+  // is undefined until it is written. kNoRow is skipped. `read`: what
+  // was read before; what is not true any more is read again.
+  Result<int64_t> Hold(const Row* rows, int64_t n, Use use,
+                       const Prefetched& read = {});
   void Release();
   // These distinct rows were used.
   void Touch(const Row* rows, int64_t n);
   // Finds records to read; moves none.
   Status Locate(const Row* rows, int64_t n, Sources* sources) const;
-  // What Hold() would have to read for these rows, but for where to.
-  std::vector<ReadRequest> Reads(const Row* rows, int64_t n) const;
+  // What Hold() would have to read for these distinct rows. kNoRow may stand among them.
+  Prefetched ReadsOf(const Row* rows, int64_t n) const;
   // The row has no record any more.
   void Free(Row row);
   void Clear();
@@ -124,7 +134,9 @@ class Tier {
   void AppendOpenBlock();
   void MarkDirty(const Row* rows, int64_t n);
   ReadRequest RequestFor(const Miss& miss) const;
-  Status Fetch(const std::vector<Miss>& misses) const;
+  // The one that has read the entry where the row is; null if there is none.
+  const ReadRequest* FindRead(const Prefetched& read, const Miss& miss) const;
+  Status Fetch(const std::vector<Miss>& misses, const Prefetched& read = {}) const;
 
   Store& store_;
   const uint32_t table_;

@@ -38,6 +38,7 @@
 #include "table/gradient.h"
 #include "table/index.h"
 #include "table/row_changes.h"
+#include "table/rows_in_flight.h"
 #include "table/schema.h"
 #include "table/table_stats.h"
 
@@ -168,7 +169,8 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
         mutex_(store_ ? store_->mutex() : own_mutex_) {}
   static Result<std::shared_ptr<Table>> MakeEmpty(TableOptions options,
                                                   std::shared_ptr<Store> store);
-  void PromoteIds(const std::vector<int64_t>& ids);
+  void PrefetchIds(const std::vector<int64_t>& ids);
+  void PrefetchSome(const int64_t* ids, int64_t n);
   static Result<Schema> SchemaIn(const Store& store, const std::string& name, uint32_t number);
   Status CheckEmbedding(const Schema& stored) const;
   Status RecoverSchema(uint32_t number);
@@ -183,6 +185,8 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // Those below REQUIRE the lock, shared for const ones.
   Result<std::shared_ptr<Batch>> FindLocked(const int64_t* ids, int64_t n) const;
   void FindRows(const int64_t* ids, int64_t n, Row* rows) const;
+  // The prefetch that is reading what a lookup of this batch would have to read; 0 if none is.
+  uint64_t PrefetchOf(const Batch& batch) const;
   void CountLookups(int64_t n, int64_t hits) const;
   static void SetTimes(const uint32_t* times, Batch& batch);
   void CountBatch(const Batch& batch) const;
@@ -216,6 +220,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   std::shared_ptr<Preserved> preserved_;     // GUARDED_BY(mutex_): for the cut there is; else null
   std::optional<RowChanges> changes_;        // GUARDED_BY(mutex_): since the last cut, if tracked
   mutable std::atomic<bool> viewed_{false};  // there was a View()
+  RowsInFlight in_flight_;
   int64_t saved_freed_chunks_ = 0;           // GUARDED_BY(mutex_): values of the store
   mutable std::atomic<int64_t> lookups_{0}, hits_{0};
   int64_t admits_ = 0, refusals_ = 0, evictions_ = 0;  // GUARDED_BY(mutex_)

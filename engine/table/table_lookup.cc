@@ -101,6 +101,13 @@ void Table::Refresh(Batch& batch) const {
   batch.evictions = eviction_count_;
 }
 
+uint64_t Table::PrefetchOf(const Batch& batch) const {
+  if (records_->all_hot()) return 0;
+  return in_flight_.Reading(batch.row_data(), batch.distinct, [this](Row row) {
+    return row != kNoRow && records_->tier()->cold(row);
+  });
+}
+
 Status Table::GatherLocked(const Batch& batch, std::byte* out, bool stream) const {
   const size_t bytes = embedding_bytes();
   const Row* rows = batch.row_data();
@@ -185,13 +192,21 @@ Status Table::AdmitLocked(Batch& batch, const bool* admit, bool drawn) {
 
 Result<std::shared_ptr<Batch>> Table::Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
                                              std::byte* out, bool stream, const uint32_t* times) {
-  const WriteLock lock = LockToChange();
+  WriteLock lock = LockToChange();
   RECIS_RETURN_IF_ERROR(records_->Changeable());
   Result<std::shared_ptr<Batch>> found = FindLocked(ids, n);
   if (!found.ok()) return found;
   Batch& batch = *found.value();
   SetTimes(times, batch);
   const Row* rows = batch.row_data();
+  if (const uint64_t prefetch = PrefetchOf(batch)) {
+    lock.unlock();
+    in_flight_.Await(prefetch);
+    lock = LockToChange();
+    RECIS_RETURN_IF_ERROR(records_->Changeable());
+    FindRows(batch.id_data(), batch.distinct, batch.row_data());
+    batch.evictions = eviction_count_;
+  }
   // Before anything changes: reading what is cold may fail.
   RECIS_RETURN_IF_ERROR(records_->Promote(rows, batch.distinct));
 

@@ -16,6 +16,7 @@ constexpr char kRowsKey[] = "rows";
 constexpr char kFreedKey[] = "freed/";
 constexpr int64_t kFreedRows = 4096;     // in one value
 constexpr size_t kRecoveredIds = 65536;  // put into the index at a time
+constexpr size_t kPrefetchedBytes = 8 << 20;  // of records, read at a time
 
 std::string FreedKey(int64_t chunk) {
   char key[32];
@@ -171,39 +172,46 @@ Status Table::Prefetch(const int64_t* ids, int64_t n) {
     RECIS_RETURN_IF_ERROR(records_->Changeable());
   }
   store_->InBackground([self = shared_from_this(), wanted = std::vector<int64_t>(ids, ids + n)] {
-    self->PromoteIds(wanted);
+    self->PrefetchIds(wanted);
   });
   return {};
 }
 
 // What fails here will fail again, and be told, when the rows are looked up.
-void Table::PromoteIds(const std::vector<int64_t>& ids) {
-  const auto n = static_cast<int64_t>(ids.size());
-  Numbering numbers(n);
+void Table::PrefetchIds(const std::vector<int64_t>& ids) {
+  Numbering numbers(static_cast<int64_t>(ids.size()));
   for (const int64_t id : ids) numbers.Number(id);
   std::vector<Row> rows(static_cast<size_t>(numbers.size()));
-  std::vector<ReadRequest> reads;
+  int64_t step = 0;
   {
     ReadLock lock(mutex_);
     if (!records_->Usable().ok()) return;
     FindRows(numbers.ids(), numbers.size(), rows.data());
-    reads = records_->tier()->Reads(rows.data(), numbers.size());
+    std::erase_if(rows, [&](Row row) { return row == kNoRow || !records_->tier()->cold(row); });
+    step = std::max<int64_t>(kPrefetchedBytes / records_->layout().record_bytes, 1);
   }
-  // The disk is read while the table is not locked; the records may move meanwhile, so only
-  // the system's cache of the file is kept.
-  size_t bytes = 0;
-  for (const ReadRequest& read : reads) bytes += read.record_bytes;
-  const Buffer scratch = BufferCache::Get(bytes);
-  std::byte* next = scratch.data();
-  for (ReadRequest& read : reads) {
-    read.record = next;
-    next += read.record_bytes;
+  in_flight_.Begin(std::move(rows));
+  for (int64_t first = 0; first < numbers.size(); first += step) {
+    PrefetchSome(numbers.ids() + first, std::min(step, numbers.size() - first));
   }
-  (void)store_->log().Read(reads.data(), static_cast<int64_t>(reads.size()));
+  in_flight_.End();
+}
+
+// The disk is read while the table is not locked.
+void Table::PrefetchSome(const int64_t* ids, int64_t n) {
+  std::vector<Row> rows(static_cast<size_t>(n));
+  Prefetched reads;
+  {
+    ReadLock lock(mutex_);
+    FindRows(ids, n, rows.data());
+    reads = records_->tier()->ReadsOf(rows.data(), n);
+  }
+  const auto count = static_cast<int64_t>(reads.entries.size());
+  if (!store_->log().Read(reads.entries.data(), count).ok()) return;
   WriteLock lock(mutex_);
   if (!records_->Changeable().ok()) return;
-  FindRows(numbers.ids(), numbers.size(), rows.data());
-  (void)records_->Promote(rows.data(), numbers.size());
+  FindRows(ids, n, rows.data());
+  (void)records_->Prefetch(rows.data(), n, reads);
 }
 
 void Table::CollectValues(Values* values) {

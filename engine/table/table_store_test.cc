@@ -296,26 +296,6 @@ TEST(AClosedStoreIsOfNoUse) {
   EXPECT(store->Commit(1, "").status().code() == Code::kUnavailable);
 }
 
-TEST(PrefetchPromotesInTheBackground) {
-  const TemporaryDirectory directory;
-  Ids ids;
-  for (int64_t id = 0; id < 100; ++id) ids.push_back(id);
-  {
-    const auto store = Open(directory.path(), 1 << 20);
-    Lookup(*Join(store), ids);
-    EXPECT(store->Commit(1, "").ok());
-    store->Close();
-  }
-  const auto store = Open(directory.path(), 1 << 20);
-  const auto table = Join(store);
-  EXPECT_EQ(table->Stats().cold_rows, 100);
-  EXPECT(table->Prefetch(ids.data(), 30).ok());
-  store->DrainBackground();
-  EXPECT_EQ(table->Stats().hot_rows, 30);
-  EXPECT_EQ(table->Stats().promotes, 30);
-  store->Close();
-}
-
 TEST(ThreadsLookUpTrainCommitAndEvictAtOnce) {
   const TemporaryDirectory directory;
   const auto store = Open(directory.path(), BytesOf(10));

@@ -326,8 +326,9 @@ class HashTable(torch.nn.Module):
     def prefetch(self, ids: Tensor) -> None:
         """Starts promoting the rows of these ids in the background, as far as there is room.
 
-        It changes no result and may be given up when there is more to do. A table without a
-        store has all rows hot.
+        Call it with the next batch before you compute this one: the disk is read meanwhile, and
+        the lookup that follows waits for what is still on its way. It changes no result and may
+        be given up when there is more to do. A table without a store has all rows hot.
 
         Raises:
             TypeError: ids are not int64.
