@@ -1,7 +1,8 @@
 """How fast are lookups, or training steps, when the table is four times as large as memory?
 
 Rows of 768 bytes (64 floats and two Adam slots), 4 GiB of them, under a memory limit of 1 GiB that
-counts the system's cache of files too (a control group: run as root). Every batch is 65,536 ids.
+counts the system's cache of files too (a control group: run as root). Every batch is 65,536 ids;
+the clock starts when everyone's memory has filled. `recis-prefetch` is told each batch one earlier.
 Peers with a flat file know each id's row and hold no index: `threads` and `pread` read the distinct
 rows of a batch with 16 threads, in C and in Python, `mmap` is one gather over the mapped file with
 MADV_RANDOM. `rocksdb` finds the distinct ids with one thread and a cache of as many bytes as recis
@@ -16,13 +17,14 @@ import mmap
 import os
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,12 +39,20 @@ from recis.nn.initializers import UniformInitializer
 DIM = 64
 ROW_BYTES = 3 * DIM * 4
 LIMIT_BYTES = 1 << 30
-HOT_BYTES = 400 << 20  # the rest is for Python, torch and the index
+HOT_BYTES = 600 << 20  # the rest is for Python, torch, the index and what is on its way
 THREADS = 16
 ROCKSDB_FILE_ROWS = 1 << 18
-WARM_UP = 20  # batches before the clock starts
+WARM_UP = 60  # batches before the clock starts
 
-Turn = tuple[Tensor, np.ndarray]  # ids and rows of a batch
+
+class Turn(NamedTuple):
+    """A batch."""
+
+    ids: Tensor
+    rows: np.ndarray
+    next_ids: Tensor  # of the batch after it
+
+
 Play = Callable[[Turn], object]
 Move = Callable[[int, np.ndarray, np.ndarray, bool], None]
 """Moves rows between a file and memory: (file, rows, data, whether to write)."""
@@ -57,7 +67,7 @@ def main() -> None:
         rounds=3,
         peers=["threads", "mmap", "rocksdb"],
     )
-    parser.add_argument("--batches", type=int, default=60)
+    parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--train", action="store_true", help="change the rows of each batch too")
     options = parser.parse_args()
     setting = f"{options.rows:,} rows of {ROW_BYTES} bytes, limit {LIMIT_BYTES >> 20} MiB"
@@ -81,6 +91,9 @@ def main() -> None:
                     mine, theirs = ([r["k ids/s"] for r in runs[who]] for who in ("recis", name))
                     what = f"zipf {exponent}: ids/s over {name}'s"
                     report.goal(what, ratio(mine, theirs), at_least=least)
+                    if "recis-prefetch" in runs:
+                        ahead = ratio([r["k ids/s"] for r in runs["recis-prefetch"]], theirs)
+                        report.notes.append(f"{what}, told each batch one earlier: {ahead}")
     report.finish(options.json)
 
 
@@ -133,16 +146,24 @@ def _run(name: str, folder: str, train: bool) -> dict[str, float]:
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
     _limit_memory()
-    ids = torch.from_numpy(np.load(f"{folder}/ids.npy"))
-    rows = np.load(f"{folder}/rows.npy")
     play = CONTESTANTS[name](Path(folder), train)
-    taken = seconds(play, zip(ids, rows, strict=True))[WARM_UP:]
-    distinct = statistics.mean(len(np.unique(batch)) for batch in rows[WARM_UP:])
+    taken = seconds(play, _turns(folder))[WARM_UP:]
+    rows = np.load(f"{folder}/rows.npy", mmap_mode="r")[WARM_UP:]
+    distinct = statistics.mean(len(np.unique(batch)) for batch in rows)
     return {
         "k ids/s": BATCH_IDS / statistics.median(taken) / 1e3,
         "k distinct rows/s": distinct / statistics.median(taken) / 1e3,
         "worst / median": max(taken) / statistics.median(taken),
     }
+
+
+def _turns(folder: str) -> Iterator[Turn]:
+    """Yields the batches, of which no more than two are in memory."""
+    ids, rows = (np.load(f"{folder}/{name}.npy", mmap_mode="r") for name in ("ids", "rows"))
+    following = torch.from_numpy(np.array(ids[0]))
+    for i in range(len(ids)):
+        current, following = following, torch.from_numpy(np.array(ids[min(i + 1, len(ids) - 1)]))
+        yield Turn(current, np.array(rows[i]), following)
 
 
 def _limit_memory() -> None:
@@ -157,18 +178,22 @@ def _limit_memory() -> None:
     (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def _recis(folder: Path, train: bool) -> Play:
+def _recis(folder: Path, train: bool, ahead: bool = False) -> Play:
     table = _table(Store(folder / "store", hot_bytes=HOT_BYTES))
     optimizer = recis_adam(table)
 
     def step(batch: Turn) -> None:
-        table(batch[0]).sum().backward()
+        if ahead:
+            table.prefetch(batch.next_ids)
+        table(batch.ids).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
     def look_up(batch: Turn) -> Tensor:
+        if ahead:
+            table.prefetch(batch.next_ids)
         with torch.no_grad():  # in training mode: what is used is promoted
-            return table(batch[0])
+            return table(batch.ids)
 
     return step if train else look_up
 
@@ -178,7 +203,7 @@ def _flat(move: Move, folder: Path, train: bool) -> Play:
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
 
     def play(batch: Turn) -> np.ndarray:
-        rows, inverse = np.unique(batch[1], return_inverse=True)
+        rows, inverse = np.unique(batch.rows, return_inverse=True)
         data = np.empty((len(rows), ROW_BYTES), np.uint8)
         move(file, rows, data, False)
         if train:
@@ -224,9 +249,9 @@ def _mmap(folder: Path, train: bool) -> Play:
 
     def play(batch: Turn) -> np.ndarray:
         if train:
-            rows = np.unique(batch[1])
+            rows = np.unique(batch.rows)
             flat[rows] = flat[rows]
-        return flat[batch[1], :DIM]
+        return flat[batch.rows, :DIM]
 
     return play
 
@@ -235,7 +260,7 @@ def _rocksdb(folder: Path, train: bool) -> Play:
     database = _rocksdb_at(folder)
 
     def play(batch: Turn) -> np.ndarray:
-        ids, inverse = np.unique(batch[0].numpy(), return_inverse=True)
+        ids, inverse = np.unique(batch.ids.numpy(), return_inverse=True)
         keys = _keys(ids.view(np.uint64))
         values = database.get(keys)
         if train:
@@ -272,6 +297,7 @@ def _keys(ids: np.ndarray) -> list[bytes]:
 
 CONTESTANTS: dict[str, Callable[[Path, bool], Play]] = {
     "recis": _recis,
+    "recis-prefetch": partial(_recis, ahead=True),
     "threads": _threads,
     "pread": _pread,
     "mmap": _mmap,
