@@ -87,8 +87,8 @@ struct Changes {
 struct LogStats {
   int64_t bytes_written = 0;  // blocks
   int64_t bytes_read = 0;     // entries
-  int64_t reads = 0;         // of entries
-  int64_t direct_reads = 0;  // of the disk, past the system's cache: each brings an entry or more
+  int64_t reads = 0;          // of entries
+  int64_t direct_reads = 0;   // of the disk, past the system's cache: each brings an entry or more
   int64_t transactions = 0;
   int64_t file_bytes = 0;    // of the data file
   int64_t free_bytes = 0;    // in it, for reuse

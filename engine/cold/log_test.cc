@@ -131,8 +131,8 @@ TEST(NeighboursThatAreNotCachedAreReadTogether) {
   const int64_t alone = read({0});
   if (alone == 0) return;  // no such reads, or no way past the cache here
   EXPECT_EQ(alone, 8);
-  EXPECT_EQ(read({0, 12}), 16);  // of the first page and the third
-  EXPECT_EQ(read({1, 2, 8}), 8);      // of one page and the next
+  EXPECT_EQ(read({0, 12}), 16);   // of the first page and the third
+  EXPECT_EQ(read({1, 2, 8}), 8);  // of one page and the next
   EXPECT_EQ(read({3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19}), 8);
 }
 

@@ -132,8 +132,7 @@ void Tier::Recover(Row row, Location cold) {
   ++cold_rows_;
 }
 
-Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use,
-                           const Prefetched& read) {
+Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use, const Prefetched& read) {
   if (use != Use::kNew && all_hot()) {
     if (use == Use::kChange) MarkDirty(rows, n);
     return n;
@@ -240,9 +239,9 @@ ReadRequest Tier::RequestFor(const Miss& miss) const {
 
 // The bytes of an entry never change, and no sequence is used twice.
 const ReadRequest* Tier::FindRead(const Prefetched& read, const Miss& miss) const {
-  const auto found = std::lower_bound(
-      read.entries.begin(), read.entries.end(), miss.row,
-      [](const ReadRequest& request, Row row) { return request.row < row; });
+  const auto found =
+      std::lower_bound(read.entries.begin(), read.entries.end(), miss.row,
+                       [](const ReadRequest& request, Row row) { return request.row < row; });
   const bool same = found != read.entries.end() && found->row == miss.row &&
                     found->sequence == store_.catalog().at(miss.where.block()).sequence &&
                     found->position == miss.where.position();

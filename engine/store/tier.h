@@ -83,8 +83,7 @@ class Tier {
   // least one. kChange: they will be written. kNew: they have no record yet, and what it holds
   // is undefined until it is written. kNoRow is skipped. `read`: what
   // was read before; what is not true any more is read again.
-  Result<int64_t> Hold(const Row* rows, int64_t n, Use use,
-                       const Prefetched& read = {});
+  Result<int64_t> Hold(const Row* rows, int64_t n, Use use, const Prefetched& read = {});
   void Release();
   // These distinct rows were used.
   void Touch(const Row* rows, int64_t n);

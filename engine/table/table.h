@@ -64,7 +64,8 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // Changes nothing but the counters.
   Status Read(const int64_t* ids, int64_t n, std::byte* out, bool stream) const;
   // A lookup that may admit; a null policy admits all. Policies and mean gradients see each of the
-  // ids as `times` occurrences; null: one each.
+  // ids as `times` occurrences; null: one each. After a read error nothing has changed, except that
+  // new ids in a batch larger than the hot budget may have been admitted.
   Result<std::shared_ptr<Batch>> Lookup(const int64_t* ids, int64_t n, AdmissionPolicy* policy,
                                         std::byte* out, bool stream,
                                         const uint32_t* times = nullptr);
@@ -221,7 +222,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   std::optional<RowChanges> changes_;        // GUARDED_BY(mutex_): since the last cut, if tracked
   mutable std::atomic<bool> viewed_{false};  // there was a View()
   RowsInFlight in_flight_;
-  int64_t saved_freed_chunks_ = 0;           // GUARDED_BY(mutex_): values of the store
+  int64_t saved_freed_chunks_ = 0;  // GUARDED_BY(mutex_): values of the store
   mutable std::atomic<int64_t> lookups_{0}, hits_{0};
   int64_t admits_ = 0, refusals_ = 0, evictions_ = 0;  // GUARDED_BY(mutex_)
 };

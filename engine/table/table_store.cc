@@ -14,8 +14,8 @@ namespace {
 constexpr char kSchemaKey[] = "schema";
 constexpr char kRowsKey[] = "rows";
 constexpr char kFreedKey[] = "freed/";
-constexpr int64_t kFreedRows = 4096;     // in one value
-constexpr size_t kRecoveredIds = 65536;  // put into the index at a time
+constexpr int64_t kFreedRows = 4096;          // in one value
+constexpr size_t kRecoveredIds = 65536;       // put into the index at a time
 constexpr size_t kPrefetchedBytes = 8 << 20;  // of records, read at a time
 
 std::string FreedKey(int64_t chunk) {

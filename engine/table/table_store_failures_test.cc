@@ -86,6 +86,48 @@ TEST(AChangeThatAReadErrorCutsShortBreaksTheStoreUntilItIsReopened) {
   EXPECT_LT(0, broken);
 }
 
+// Its new ids may have been admitted by then, which a second lookup would do too.
+TEST(ALookupOfMoreThanFitsThatAReadErrorCutsShortCanBeMadeAgain) {
+  const TemporaryDirectory directory;
+  const auto memory = Table::Make(Options()).value();
+  {
+    const auto store = Open(directory.path(), BytesOf(2));
+    const auto table = Join(store);
+    for (Table* each : {memory.get(), table.get()}) {
+      AddStates(*each);
+      Lookup(*each, FirstIds(40));  // a budget holds ten
+    }
+    EXPECT(store->Commit(1, "").ok());
+    store->Close();
+  }
+  const Ids ids = FirstIds(43);  // three of them new
+  const Values expected = Lookup(*memory, ids).values;
+  int failures = 0;
+  for (int64_t reads = 0;; ++reads) {
+    FailingDisk disk;
+    const ScopedEnv replaced(&disk);
+    const auto store = Open(directory.path(), BytesOf(2));
+    const auto table = Join(store);
+    disk.reads_left = reads;
+    Values out(ids.size() * kDim);
+    const Status failed = table
+                              ->Lookup(ids.data(), static_cast<int64_t>(ids.size()), nullptr,
+                                       reinterpret_cast<std::byte*>(out.data()), false)
+                              .status();
+    disk.reads_left = int64_t{1} << 40;
+    if (failed.ok()) {
+      store->Close();
+      break;
+    }
+    ++failures;
+    EXPECT(failed.code() == Code::kIo, failed.message());
+    EXPECT(Lookup(*table, ids).values == expected, reads);
+    EXPECT(ContentOf(*table) == ContentOf(*memory), reads);
+    store->Close();
+  }
+  EXPECT_LT(20, failures);  // beyond those of the rows that fit
+}
+
 #if !defined(RECIS_SYSTEM_LMDB)
 
 TEST(WithoutSpaceACommitFailsAndTrainingGoesOn) {
