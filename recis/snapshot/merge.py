@@ -17,7 +17,7 @@ from recis._slices import Array
 from recis._tensors import new_output
 from recis.snapshot.header import DTYPES
 from recis.snapshot.manifest import FileInfo, SlotInfo
-from recis.snapshot.sparse_file import SparseFile
+from recis.snapshot.sparse_file import SparseFile, TensorStream
 
 _RUN_BYTES = 2 << 20  # of rows that are read at once, so that small groups cost no call each
 
@@ -47,6 +47,7 @@ class _Part(NamedTuple):
     last: int
     ids: Tensor
     held: dict[str, Tensor]  # slots of these rows that were read already
+    streams: dict[str, TensorStream]  # where the others come from, in order
 
 
 class Merge:
@@ -142,11 +143,13 @@ class Merge:
         if total <= self._max_bytes:
             yield from self._merged([self._part(file, begin, end) for file in files])
             return
-        # Groups that are too large to be held: verified first, then read by slices.
-        for file in files:
-            self._verify(file, begin, end)
+        # Groups that are too large to be held: read by slices, and verified once they end.
+        streams = [self._streams(file, begin, end) for file in files]
         for low, high in self._runs(files, begin, end):
-            yield from self._merged([self._verified_part(file, low, high) for file in files])
+            parts = zip(files, streams, strict=True)
+            yield from self._merged([_running_part(*part, low, high) for part in parts])
+        for stream in [stream for of_file in streams for stream in of_file.values()]:
+            stream.finish()
 
     def _runs(self, files: list[SparseFile], begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Slices to be read at once, cut between any two."""
@@ -196,21 +199,13 @@ class Merge:
             name.removeprefix("slot/"): file.read_groups(name, *groups)[cut]
             for name in self._columns(file)
         }
-        return _Part(file, first, last, ids, held)
+        return _Part(file, first, last, ids, held, {})
 
-    def _verify(self, file: SparseFile, begin: int, end: int) -> None:
-        """Verifies what a file has of these slices, in little memory."""
+    def _streams(self, file: SparseFile, begin: int, end: int) -> dict[str, TensorStream]:
+        """What a file has of the groups of these slices, by tensor."""
         begin, end = max(begin, file.info.slice_begin), min(end, file.info.slice_end)
         groups = file.groups_of(begin, end)
-        file.verify_ids(*groups)
-        for name in self._columns(file):
-            for _ in file.read_pieces(name, *groups):
-                pass
-
-    def _verified_part(self, file: SparseFile, begin: int, end: int) -> _Part:
-        """Reads the ids that a file has of these slices, which were verified before."""
-        first, last = file.row_range(begin, end)
-        return _Part(file, first, last, file.read_rows("ids", first, last), {})
+        return {name: file.stream(name, *groups) for name in ["ids", *self._columns(file)]}
 
     def _winners(self, parts: list[_Part]) -> tuple[Array, Array]:
         """The rows that count, by slice and id: of which part, and which of its rows."""
@@ -247,12 +242,23 @@ class Merge:
         return Rows(ids, slots)
 
 
+def _running_part(
+    file: SparseFile, streams: dict[str, TensorStream], begin: int, end: int
+) -> _Part:
+    """Reads the ids that a file has of these slices, behind those that were read before."""
+    first, last = file.row_range(begin, end)
+    ids = streams["ids"].read(first, last) if last > first else torch.empty(0, dtype=torch.int64)
+    file.check_ids(ids.numpy(), first)
+    return _Part(file, first, last, ids, {}, streams)
+
+
 def _column(part: _Part, slot: SlotInfo, first: int, last: int) -> Tensor:
-    """A slot of rows `[first, last)` of the part, verified before."""
+    """A slot of rows `[first, last)` of the part; of streams, behind those before."""
     if slot.name in part.held:
         return part.held[slot.name][first:last]
-    if f"slot/{slot.name}" in part.file.columns():
-        return part.file.read_rows(f"slot/{slot.name}", part.first + first, part.first + last)
+    stream = part.streams.get(f"slot/{slot.name}")
+    if stream is not None and last > first:
+        return stream.read(part.first + first, part.first + last)
     dtype = DTYPES[slot.dtype]
     initial = slot.initial if dtype.is_floating_point else int(slot.initial)
     return torch.full((last - first, *slot.shape), initial, dtype=dtype)

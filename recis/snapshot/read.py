@@ -99,19 +99,19 @@ class SnapshotReader:
         max_bytes: int = 16 << 20,
         parallel: int = 4,
     ) -> Iterator[Rows]:
-        """The live rows of a table, by slice, and by id in a slice, every byte verified.
+        """The live rows of a table, by slice, and by id in a slice, verified; each byte read once.
 
         Args:
             table: its name.
             slices: only those of slices `[begin, end)`; others are neither read nor verified.
             slots: which ones; default, all.
-            max_bytes: of rows that are held. Where 256 slices have more, they are read twice,
-                which takes longer; where one slice has more, its ids are held nonetheless.
+            max_bytes: of rows that are held. Where 256 slices have more, they are verified behind
+                the last of them; where one slice has more, its ids are held nonetheless.
             parallel: how many threads read.
 
         Raises:
             MismatchError: there is no such table or slot.
-            DamagedError: a file is not what was written. Pieces given before are good.
+            DamagedError: a file is not what was written, and pieces given before may not be used.
             SnapshotError: the snapshot has other slices.
         """
         about = self.table(table)

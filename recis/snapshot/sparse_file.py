@@ -20,6 +20,7 @@ from recis.snapshot.manifest import FileInfo, SlotInfo
 GROUP_SLICES = 256
 """Slices of a group, which has checksums of its own."""
 
+_SKIP_BYTES = 1 << 20  # of rows that are read to be verified alone
 _NO_IDS: Array = np.empty(0, np.int64)
 
 
@@ -218,7 +219,7 @@ class SparseFile:
         out = self.read_rows(tensor, row, past)
         for group in range(first, last):
             a, b = self.row_range(*self.group_slices(group))
-            self._compare_group(tensor, group, xxh3(bytes_of(out[a - row : b - row])))
+            self.compare_group(tensor, group, xxh3(bytes_of(out[a - row : b - row])))
         return out
 
     def read_pieces(self, tensor: str, first: int, last: int) -> Iterator[tuple[int, Bytes]]:
@@ -231,21 +232,16 @@ class SparseFile:
         row_bytes = self.row_bytes(tensor)
         begin, end = self.group_slices(first)[0], self.group_slices(last - 1)[1]
         at, past = (row * row_bytes for row in self.row_range(begin, end))
-        group, state = first, Xxh3()
+        verifier = _Verifier(self, tensor, first, last)
         for piece in self._files.read_pieces(self.info.path, self.begin[tensor] + at, past - at):
             yield at, piece
-            done = 0
-            while done < len(piece):
-                until = self.row_range(*self.group_slices(group))[1] * row_bytes
-                rest = piece[done : min(until - at, len(piece))]
-                state.update(rest)
-                done += len(rest)
-                if at + done == until:
-                    self._compare_group(tensor, group, state.digest())
-                    group, state = group + 1, Xxh3()
+            verifier.add(piece)
             at += len(piece)
-        for empty in range(group, last):
-            self._compare_group(tensor, empty, xxh3(b""))
+        verifier.finish()
+
+    def stream(self, tensor: str, first: int, last: int) -> TensorStream:
+        """The rows of groups `[first, last)` of a tensor, to be read in their order."""
+        return TensorStream(self, tensor, first, last)
 
     def verify_ids(self, first: int, last: int) -> None:
         """Verifies the ids of groups `[first, last)`, and that they are where they belong.
@@ -298,11 +294,12 @@ class SparseFile:
         first, last = self.row_range(*self.group_slices(group))
         begin, row_bytes = self.begin[tensor], self.row_bytes(tensor)
         values = whole[begin + first * row_bytes : begin + last * row_bytes]
-        self._compare_group(tensor, group, xxh3(values))
+        self.compare_group(tensor, group, xxh3(values))
         if tensor == "ids":
             self.check_ids(np.frombuffer(values, "<i8"), first)
 
-    def _compare_group(self, tensor: str, group: int, found: int) -> None:
+    def compare_group(self, tensor: str, group: int, found: int) -> None:
+        """Raises DamagedError unless this is the checksum of a group of a tensor."""
         expected = int(self._sums[group, self.columns()[tensor]])
         self._compare(tensor, to_hex(expected), to_hex(found), self.group_slices(group))
 
@@ -313,6 +310,85 @@ class SparseFile:
             raise DamagedError(
                 self.name, f"checksum {expected}", found, tensor=tensor, slices=slices
             )
+
+
+class _Verifier:
+    """Verifies groups `[first, last)` of a tensor, whose bytes come in order, as each ends."""
+
+    def __init__(self, file: SparseFile, tensor: str, first: int, last: int) -> None:
+        self._file = file
+        self._tensor = tensor
+        self._group = first
+        self._last = last
+        self._state = Xxh3()
+        self._left = self._bytes()
+
+    def add(self, data: Bytes) -> None:
+        """Takes the next bytes."""
+        done = 0
+        while done < len(data):
+            self._close()
+            rest = data[done : done + self._left]
+            self._state.update(rest)
+            done += len(rest)
+            self._left -= len(rest)
+        self._close()
+
+    def finish(self) -> None:
+        """All bytes have come."""
+        self._close()
+
+    def _bytes(self) -> int:
+        if self._group == self._last:
+            return -1
+        first, last = self._file.row_range(*self._file.group_slices(self._group))
+        return (last - first) * self._file.row_bytes(self._tensor)
+
+    def _close(self) -> None:
+        while self._left == 0:
+            self._file.compare_group(self._tensor, self._group, self._state.digest())
+            self._group, self._state = self._group + 1, Xxh3()
+            self._left = self._bytes()
+
+
+class TensorStream:
+    """A tensor of groups `[first, last)`, of which every byte is read once, and then verified."""
+
+    def __init__(self, file: SparseFile, tensor: str, first: int, last: int) -> None:
+        self._file = file
+        self._tensor = tensor
+        self._verifier = _Verifier(file, tensor, first, last)
+        begin, end = file.group_slices(first)[0], file.group_slices(last - 1)[1]
+        self._next, self._end = file.row_range(begin, end)
+
+    def read(self, first: int, last: int) -> Tensor:
+        """Rows `[first, last)` of the file, behind those that were read before.
+
+        Raises:
+            DamagedError: a group that ends before is not what was written. Of the last one it is
+                not known yet.
+        """
+        self._skip(first)
+        out = self._file.read_rows(self._tensor, first, last)
+        self._verifier.add(bytes_of(out))
+        self._next = last
+        return out
+
+    def finish(self) -> None:
+        """Reads the rest; all that was read is verified once this returns.
+
+        Raises:
+            DamagedError: a group is not what was written.
+        """
+        self._skip(self._end)
+        self._verifier.finish()
+
+    def _skip(self, row: int) -> None:
+        step = max(1, _SKIP_BYTES // self._file.row_bytes(self._tensor))
+        while self._next < row:
+            last = min(self._next + step, row)
+            self._verifier.add(bytes_of(self._file.read_rows(self._tensor, self._next, last)))
+            self._next = last
 
 
 def _brief(tensors: dict[str, TensorSpec]) -> str:
