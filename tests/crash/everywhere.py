@@ -60,6 +60,16 @@ def _base(work: Workload, folder: Path) -> None:
     work.expect(2)
 
 
+def _store(work: Workload, folder: Path) -> None:
+    _base(work, folder)
+    work.put_into(_store_beside(folder))
+
+
+def _store_beside(folder: Path) -> Path:
+    """Where its own calls are none of those that go wrong."""
+    return folder.parent / "store"
+
+
 def _delta(work: Workload, folder: Path) -> None:
     _save(work, folder, 1)
     _save(work, folder, 2, parent=1)
@@ -103,6 +113,16 @@ OPERATIONS = {
     "shards": Operation(
         _base,
         lambda work, folder: work.save(folder / "snapshots", 2, shards=2),
+        {1}, {2}, {1, 2},
+    ),
+    "background": Operation(
+        _base,
+        lambda work, folder: work.save_beside(folder / "snapshots", 2),
+        {1}, {2}, {1, 2},
+    ),
+    "store": Operation(
+        _store,
+        lambda work, folder: work.save_store(_store_beside(folder), folder / "snapshots", 2),
         {1}, {2}, {1, 2},
     ),
     "gc": Operation(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
+from recis import Store
 from recis.nn import HashTable
 from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.modules.hashtable import HashtableRegister, gen_slice
@@ -15,6 +16,7 @@ from recis.serialize import Loader, Saver
 from recis.snapshot.names import DRAFT_PREFIX, FORMAT, LATEST, parse_step, step_name
 from recis.snapshot.publish import newest, steps
 from recis.snapshot.read import open_snapshot
+from recis.snapshot.stores import open_table
 from recis.snapshot.verify import verify
 
 Content = dict[str, object]
@@ -51,17 +53,54 @@ class Workload:
     def save(self, root: Path, step: int, parent: int | None = None, shards: int = 1) -> None:
         """Saves what there is."""
         for shard in range(shards):
-            Saver(
-                shard_index=shard,
-                shard_num=shards,
-                parallel=1,  # so that all runs make the same calls
-                path=root,
-                hashtables=self._tables,
-                tensors={"weight": self._weight},
-                parent=None if parent is None else root / step_name(parent),
-                track=True,
-                states={"training": {"step": step}},
-            ).save(step)
+            self._saver(root, step, self._tables, shard, shards, parent).save(step)
+
+    def save_beside(self, root: Path, step: int) -> None:
+        """Saves what there is while all rows change, and change back."""
+        handle = self._saver(root, step, self._tables).save_async(step)
+        for table in self._tables.values():
+            rows, slot = table.table.ids_map()[1], table.table.get_slot("embedding")
+            values = slot.read(rows)
+            slot.write(rows, torch.zeros_like(values))
+            slot.write(rows, values)
+        handle.wait()
+
+    def put_into(self, path: Path) -> None:
+        """Makes a store of the tables as they are, most of whose rows are cold."""
+        with Store(path, hot_bytes=400) as store:
+            tables = _make_tables(store)
+            for name, table in tables.items():
+                ids, rows = self._tables[name].table.ids_map()
+                slots = self._tables[name].table.slot_group().slots()
+                table.table.restore(ids, {slot.name(): slot.read(rows) for slot in slots})
+            store.commit(1)
+
+    def save_store(self, path: Path, root: Path, step: int) -> None:
+        """Saves the tables of a store."""
+        with Store(path, read_only=True) as store:
+            tables = {name: open_table(store, name) for name in store.tables()}
+            self._saver(root, step, tables).save(step)
+
+    def _saver(
+        self,
+        root: Path,
+        step: int,
+        tables: Mapping[str, object],
+        shard: int = 0,
+        shards: int = 1,
+        parent: int | None = None,
+    ) -> Saver:
+        return Saver(
+            shard_index=shard,
+            shard_num=shards,
+            parallel=1,  # so that all runs make the same calls
+            path=root,
+            hashtables=tables,
+            tensors={"weight": self._weight},
+            parent=None if parent is None else root / step_name(parent),
+            track=True,
+            states={"training": {"step": step}},
+        )
 
     def load(self, path: Path) -> Content:
         """What a snapshot holds, or the newest of a directory."""
@@ -102,10 +141,10 @@ def _files(root: Path, found: list[int]) -> Files:
     return frozenset((str(p.relative_to(root)), p.read_bytes()) for p in paths if p.is_file())
 
 
-def _make_tables() -> Tables:
+def _make_tables(store: Store | None = None) -> Tables:
     tables = {
-        "users": HashTable([4], name="users", slice=_SLICE),
-        "items": HashTable([3], dtype=torch.float16, name="items", slice=_SLICE),
+        "users": HashTable([4], name="users", slice=_SLICE, store=store),
+        "items": HashTable([3], dtype=torch.float16, name="items", slice=_SLICE, store=store),
     }
     for table in tables.values():
         HashtableRegister().release(table.table)  # there will be others of this name
