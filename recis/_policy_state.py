@@ -53,6 +53,18 @@ class PolicyStates:
             self._take(table)
         return dict(self._states.get(table, {}))
 
+    def check(self, table: str, states: dict[str, tuple[Any, ...]]) -> None:
+        """Raises what `load` would, and changes nothing."""
+        for hook, policy in self._live.get(table, {}).items():
+            if hook not in states:
+                continue
+            before = policy.state()
+            try:
+                policy.load_state(*states[hook])
+            finally:
+                if before:
+                    policy.load_state(*before)
+
     def load(self, table: str, states: dict[str, tuple[Any, ...]]) -> None:
         """Replaces those of one table; policies at work take theirs up."""
         self._states[table] = dict(states)

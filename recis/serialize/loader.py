@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,10 +108,7 @@ class Loader:
         for name, table in tables.items():
             check_table(f"{reader.files.url}, table {name!r}", reader.table(name), table)
         dense = _dense(reader, tensors)
-        policies = {
-            name: HashtableHookFactory().merge_states(reader.policies(name), inside(table.slice))
-            for name, table in tables.items()
-        }
+        policies = {name: _policies(reader, name, table) for name, table in tables.items()}
         if isinstance(reader, UpstreamReader):
             for name, table in tables.items():
                 reader.check_ids(name, _slices(table))
@@ -158,6 +156,20 @@ class Loader:
 
 def _slices(table: Table) -> tuple[int, int]:
     return table.slice.slice_begin, table.slice.slice_end
+
+
+def _policies(reader: Reader, name: str, table: Table) -> dict[str, tuple[Any, ...]]:
+    """What the hooks of a table are to take up, once all of it was found to be what they can."""
+    shards = reader.policies(name)
+    try:
+        merged = HashtableHookFactory().merge_states(shards, inside(table.slice))
+        table.policies.check(name, merged)
+    except Exception as error:  # anything may come of what a hook did not expect
+        raise MismatchError(
+            f"{reader.files.url}, table {name!r}: its hooks cannot take up the states that were "
+            f"saved of them: {error}"
+        ) from error
+    return merged
 
 
 def _cannot_go_back(table: Table, about: TableInfo) -> bool:

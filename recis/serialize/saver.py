@@ -36,13 +36,15 @@ _MOST_PARTS = 2  # written at a time: more take memory and gain nothing
 class Saver:
     """Writes one snapshot of tables and dense tensors, whole or not at all.
 
+    Tables in a store are saved as they are then, committed or not, and are not committed by it.
+
     Args:
         shard_index: which shard this process saves.
         shard_num: how many processes save one snapshot together. With `torch.distributed` each of
             them makes a Saver, they agree by collectives in a group of their own, and rank 0
             publishes. Without, the one that is last publishes, and the others return before
             that; if a save of theirs was cut short, delete its `.tmp-` directories before another
-            of the same step.
+            of the same step. That takes a directory they share, and is refused at a URL.
         parallel: parts that `save` writes at once, two at most. `save_async` writes them one by one
             at a lower priority, and leaves the processors to training.
         path: the directory of snapshots, local or an fsspec URL; a snapshot is
@@ -137,7 +139,8 @@ class Saver:
         Raises:
             FileExistsError: there is one of this step; in RecIS 1.0's format, `path` holds
                 something.
-            ValueError: for a delta, the parent is not what these tables have changed since.
+            ValueError: for a delta, the parent is not what these tables have changed since; one of
+                several shards without a process group, at a URL.
             RuntimeError: a table is being saved already.
             OSError: it cannot be written. Earlier snapshots are intact.
         """

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from recis._collectives import collective, gloo_beside
 from recis.snapshot.errors import SnapshotError
-from recis.snapshot.files import open_files
+from recis.snapshot.files import is_remote, open_files
 from recis.snapshot.manifest import (
     FileInfo,
     Manifest,
@@ -73,6 +73,7 @@ class Shards:
             Its path and the checksum of its manifest, "" if another process will publish it.
 
         Raises:
+            ValueError: shards without a process group cannot agree at a URL.
             SnapshotError: another shard failed, or is lost: nothing was published, unless the
                 message says that it may have been.
         """
@@ -137,6 +138,12 @@ class Shards:
         write: Callable[[Draft], Manifest],
         publish: Callable[[Draft, Manifest], object],
     ) -> tuple[str, str]:
+        if is_remote(root):
+            raise ValueError(
+                f"{root}: shards that are saved without a process group find one another by files "
+                "in a local directory: call torch.distributed.init_process_group first, or save "
+                "into a directory that all of them share"
+            )
         name = f"{DRAFT_PREFIX}{step_name(step)}-shards"
         # Others may still be writing when this process is done: it does not own the draft.
         with (

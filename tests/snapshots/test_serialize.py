@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import threading
 
 import fsspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import recis
 from recis.nn import AdmitHook, FilterHook, HashTable
+from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.modules.hashtable import gen_slice
 from recis.optim import SparseAdam
 from recis.serialize import CheckpointReader, Loader, Saver, saver
@@ -307,6 +309,23 @@ def test_mismatches_change_nothing(tmp_path, table):
         Loader(tmp_path / "nothing").load()
 
 
+@pytest.mark.parametrize("state", [(), ("no tensors", 1), (torch.ones(2), torch.ones(2))])
+def test_states_that_a_hook_cannot_take_change_nothing(tmp_path, table, state):
+    hook = FrequencyAdmitHook(3)
+    made = table()
+    made(torch.tensor([1, 1, 1, 2]), admit_hook=hook)
+    made.table.policies.of = lambda _: {f"admit {hook}": state}
+    save(tmp_path, made, 1)
+    del made
+    other = table()
+    other(torch.tensor([8, 8]), admit_hook=hook)
+    with pytest.raises(MismatchError, match="hooks cannot take up"):
+        load(tmp_path, other)
+    assert len(other) == 0
+    other(torch.tensor([8]), admit_hook=hook)  # what it had learnt is still known
+    assert other.ids().tolist() == [8]
+
+
 @pytest.mark.parametrize("filled", [False, True])
 def test_damage_changes_nothing(tmp_path, table, filled):
     made = trained(table(), list(range(1000)))
@@ -325,6 +344,39 @@ def test_damage_changes_nothing(tmp_path, table, filled):
     assert content(other).keys() == before.keys()
     if filled:
         assert content(other) == before
+
+
+def test_who_waits_for_a_full_pool_can_be_interrupted(table):
+    made = table()
+    made.insert(torch.tensor([1, 2]), torch.ones(2, 3))
+    cut = made.table.cut(pool_bytes=0)  # which nobody writes
+    made.insert(torch.tensor([1]), torch.zeros(1, 3))  # fills the pool
+    rung, done = [], threading.Event()
+
+    def ring(*_):
+        rung.append(1)
+        if len(rung) > 4:  # the first may come before it waits
+            raise KeyboardInterrupt
+
+    def ringing():
+        while not done.wait(0.01):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, ring)
+    bell = threading.Thread(target=ringing)
+    try:
+        bell.start()
+        with pytest.raises(KeyboardInterrupt):
+            made.insert(torch.tensor([2]), torch.zeros(1, 3))
+    finally:
+        done.set()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        bell.join()
+        signal.signal(signal.SIGUSR1, before)
+        cut.abandon()
+    assert made(torch.tensor([2])).tolist() == [[1.0, 1.0, 1.0]]
+    made.insert(torch.tensor([2]), torch.zeros(1, 3))
+    assert made(torch.tensor([2])).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_rows_that_are_there_stay_unless_cleared(tmp_path, table):
@@ -421,6 +473,15 @@ def test_urls(table):
     del made
     assert content(load(url, table())) == expected
     fsspec.filesystem("memory").rm("/recis-serialize", recursive=True)
+
+
+def test_shards_at_a_url_need_a_process_group(table):
+    made = trained(table(), [1, 2])
+    with pytest.raises(ValueError, match="init_process_group"):
+        save("memory://recis-apart", made, 1, shard_index=0, shard_num=2)
+    assert len(made) == 2
+    save("memory://recis-apart", made, 1)  # nothing holds the table
+    fsspec.filesystem("memory").rm("/recis-apart", recursive=True)
 
 
 def test_many_parts(tmp_path, table, monkeypatch):
