@@ -52,6 +52,7 @@ if what == "save":
     table.evict(torch.arange(50_000, 60_000) * step)
     saver = Saver(path=root, hashtables={"t": table}, parent=f"{root}/step-000000000001")
     found["delta"], _ = growth(lambda: saver.save(2))
+    Saver(path=f"{root}-dense", tensors={"w": torch.ones(100 << 20, dtype=torch.uint8)}).save(1)
 elif what == "load":
     table = make()
     peak, kept = growth(lambda: Loader(root, hashtables={"t": table}).load())
@@ -67,6 +68,9 @@ else:
     found["compact"], _ = growth(lambda: rewrite(open_snapshot(root), f"{root}/compact"))
     found["reshard"], _ = growth(lambda: rewrite(open_snapshot(root), f"{root}/8", shards=8))
     found["diff"], _ = growth(diff)
+    dense = f"{root}-dense"
+    found["verify dense"], _ = growth(lambda: verify(dense))
+    found["reshard dense"], _ = growth(lambda: rewrite(open_snapshot(dense), f"{root}/dense"))
 print(json.dumps(found))
 """
 

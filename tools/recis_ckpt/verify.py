@@ -48,7 +48,7 @@ def verify(
     elif problems:
         for problem in problems:
             say(_line(problem))
-        say(f"{len(problems)} damaged places")
+        say("1 damaged place" if len(problems) == 1 else f"{len(problems)} damaged places")
     else:
         say(f"{path}: no damage found, level {level.value}")
         if is_upstream(path):
