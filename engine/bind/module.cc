@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "base/interrupt.h"
 #include "bind/bind.h"
 #include "device/kernels.h"
 #include "device/space.h"
@@ -34,6 +35,12 @@ PyObject* ExceptionOf(Code code) {
   return PyExc_SystemError;
 }
 
+// Handles signals; only Python's main thread has any.
+bool SignalRaised() {
+  const py::gil_scoped_acquire locked;
+  return PyErr_CheckSignals() != 0;
+}
+
 // What this build is made of, for bug reports.
 py::dict BuildInfo() {
   py::dict info;
@@ -55,6 +62,8 @@ PYBIND11_MODULE(_engine, module) {
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
+    } catch (const Interrupted&) {
+      // What the signal's handler raised is set already.
     } catch (const StatusError& error) {
       const Status& status = error.status;
       if (status.code() == Code::kIo) {
@@ -66,6 +75,7 @@ PYBIND11_MODULE(_engine, module) {
       }
     }
   });
+  interrupt_check = &SignalRaised;
   InitMemory(module);
   InitPolicies(module);
   InitPooling(module);

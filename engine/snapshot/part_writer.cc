@@ -15,7 +15,6 @@
 namespace recis {
 namespace {
 
-constexpr size_t kChunkBytes = size_t{1} << 20;  // of records gathered at a time: they stay cached
 constexpr int64_t kMaxChunkRows = 8192;
 
 // Sections of the file.
@@ -73,7 +72,8 @@ class Columns {
       // A row that is too large for the file's buffers takes a way round.
       wide_.push_back(slot.bytes() > file.room() ? BufferCache::Get(slot.bytes()) : Buffer());
     }
-    const auto most = static_cast<int64_t>(kChunkBytes / std::max<size_t>(record_bytes, 1));
+    const auto most =
+        static_cast<int64_t>(source.gathered_bytes() / std::max<size_t>(record_bytes, 1));
     chunk_rows_ = std::max<int64_t>(std::min(chunk_rows_, most), 1);
   }
 

@@ -16,7 +16,7 @@ Status Records::Promote(const Row* rows, int64_t n) {
   return Prefetch(rows, n, {});
 }
 
-Status Records::Prefetch(const Row* rows, int64_t n, const Prefetched& read) {
+Status Records::Prefetch(const Row* rows, int64_t n, const ColdReads& read) {
   if (tier_->all_hot()) return {};
   Result<int64_t> held = tier_->Hold(rows, n, Use::kRead, read);
   if (!held.ok()) return held.status();

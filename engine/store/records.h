@@ -68,7 +68,7 @@ class Records {
   // These distinct rows are used: makes as many of them hot as there is room for.
   Status Promote(const Row* rows, int64_t n);
   // The same before they are used. `read`: see Tier::Hold().
-  Status Prefetch(const Row* rows, int64_t n, const Prefetched& read);
+  Status Prefetch(const Row* rows, int64_t n, const ColdReads& read);
   // Finds records to read. Rows without a record are null in a store and zeros in memory.
   Status Locate(const Row* rows, int64_t n, Sources* sources) const;
 

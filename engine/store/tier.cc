@@ -132,7 +132,7 @@ void Tier::Recover(Row row, Location cold) {
   ++cold_rows_;
 }
 
-Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use, const Prefetched& read) {
+Result<int64_t> Tier::Hold(const Row* rows, int64_t n, Use use, const ColdReads& read) {
   if (use != Use::kNew && all_hot()) {
     if (use == Use::kChange) MarkDirty(rows, n);
     return n;
@@ -238,17 +238,17 @@ ReadRequest Tier::RequestFor(const Miss& miss) const {
 }
 
 // The bytes of an entry never change, and no sequence is used twice.
-const ReadRequest* Tier::FindRead(const Prefetched& read, const Miss& miss) const {
+const ReadRequest* Tier::FindRead(const ColdReads& read, const Miss& miss) const {
   const auto found =
-      std::lower_bound(read.entries.begin(), read.entries.end(), miss.row,
+      std::lower_bound(read.requests.begin(), read.requests.end(), miss.row,
                        [](const ReadRequest& request, Row row) { return request.row < row; });
-  const bool same = found != read.entries.end() && found->row == miss.row &&
+  const bool same = found != read.requests.end() && found->row == miss.row &&
                     found->sequence == store_.catalog().at(miss.where.block()).sequence &&
                     found->position == miss.where.position();
   return same ? &*found : nullptr;
 }
 
-Status Tier::Fetch(const std::vector<Miss>& misses, const Prefetched& read) const {
+Status Tier::Fetch(const std::vector<Miss>& misses, const ColdReads& read) const {
   std::vector<ReadRequest> requests;
   for (const Miss& miss : misses) {
     const Catalog::Entry& entry = store_.catalog().at(miss.where.block());
@@ -268,26 +268,25 @@ Status Tier::Fetch(const std::vector<Miss>& misses, const Prefetched& read) cons
   return store_.log().Read(requests.data(), static_cast<int64_t>(requests.size()));
 }
 
-Prefetched Tier::ReadsOf(const Row* rows, int64_t n) const {
-  Prefetched reads;
-  size_t bytes = 0;
+ColdReads Tier::ReadsOf(const Row* rows, int64_t n) const {
+  ColdReads reads;
   for (int64_t i = 0; i < n; ++i) {
     const Location where = rows[i] == kNoRow ? Location() : locations_[rows[i]];
     if (!where.cold() || store_.catalog().at(where.block()).block) continue;
-    reads.entries.push_back(RequestFor({rows[i], where, nullptr}));
-    bytes += reads.entries.back().record_bytes;
+    reads.requests.push_back(RequestFor({rows[i], where, nullptr}));
   }
-  std::sort(reads.entries.begin(), reads.entries.end(),
-            [](const ReadRequest& a, const ReadRequest& b) { return a.row < b.row; });
-  reads.records = BufferCache::Get(bytes);
+  reads.offsets.resize(reads.requests.size());
+  reads.records = BufferCache::Get(reads.requests.size() * layout_.record_bytes);
   std::byte* next = reads.records.data();
-  reads.block_offsets.reserve(reads.entries.size());
-  for (ReadRequest& entry : reads.entries) {
-    entry.record = std::exchange(next, next + entry.record_bytes);
-    // The catalog may change while they are read.
-    const std::atomic_ref<uint64_t> known(*entry.block_offset);
-    reads.block_offsets.push_back(known.load(std::memory_order_relaxed));
-    entry.block_offset = &reads.block_offsets.back();
+  for (size_t i = 0; i < reads.requests.size(); ++i) {
+    ReadRequest& request = reads.requests[i];
+    reads.offsets[i] =
+        std::atomic_ref<uint64_t>(*request.block_offset).load(std::memory_order_relaxed);
+    request.block_offset = &reads.offsets[i];  // the catalog's may be another block's by then
+    request.record = std::exchange(next, next + layout_.record_bytes);
+    if (request.record_bytes < layout_.used_bytes) {
+      std::memcpy(request.record, layout_.new_record.data(), layout_.used_bytes);
+    }
   }
   return reads;
 }

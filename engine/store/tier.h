@@ -47,11 +47,12 @@ struct Sources {
   const std::byte* const* data() const { return pointers.as<const std::byte*>(); }
 };
 
-// Cold records that are read while the table is not locked.
-struct Prefetched {
-  std::vector<ReadRequest> entries;     // by row ascending
-  std::vector<uint64_t> block_offsets;  // see ReadRequest, in their order
-  Buffer records;
+// Reads of cold records while nothing is locked. A block may be gone by then, which is an error of
+// reading it, and no other record is taken for the one that was meant.
+struct ColdReads {
+  std::vector<ReadRequest> requests;
+  std::vector<uint64_t> offsets;  // by request as made: what is known of where its block lies
+  Buffer records;                 // what the requests read
 };
 
 struct TierStats {
@@ -81,16 +82,17 @@ class Tier {
   enum class Use { kRead, kChange, kNew };
   // Makes the first of `rows` hot and keeps them so until Release(); returns how many, at
   // least one. kChange: they will be written. kNew: they have no record yet, and what it holds
-  // is undefined until it is written. kNoRow is skipped. `read`: what
-  // was read before; what is not true any more is read again.
-  Result<int64_t> Hold(const Row* rows, int64_t n, Use use, const Prefetched& read = {});
+  // is undefined until it is written. kNoRow is skipped. `read`: what was read before, its requests
+  // by row ascending; what is not true any more is read again.
+  Result<int64_t> Hold(const Row* rows, int64_t n, Use use, const ColdReads& read = {});
   void Release();
   // These distinct rows were used.
   void Touch(const Row* rows, int64_t n);
   // Finds records to read; moves none.
   Status Locate(const Row* rows, int64_t n, Sources* sources) const;
-  // What Hold() would have to read for these distinct rows. kNoRow may stand among them.
-  Prefetched ReadsOf(const Row* rows, int64_t n) const;
+  // The reads that Locate() or Hold() would make for these rows, in their order. kNoRow may stand
+  // among them.
+  ColdReads ReadsOf(const Row* rows, int64_t n) const;
   // The row has no record any more.
   void Free(Row row);
   void Clear();
@@ -134,8 +136,8 @@ class Tier {
   void MarkDirty(const Row* rows, int64_t n);
   ReadRequest RequestFor(const Miss& miss) const;
   // The one that has read the entry where the row is; null if there is none.
-  const ReadRequest* FindRead(const Prefetched& read, const Miss& miss) const;
-  Status Fetch(const std::vector<Miss>& misses, const Prefetched& read = {}) const;
+  const ReadRequest* FindRead(const ColdReads& read, const Miss& miss) const;
+  Status Fetch(const std::vector<Miss>& misses, const ColdReads& read = {}) const;
 
   Store& store_;
   const uint32_t table_;

@@ -172,26 +172,54 @@ Status Cut::List(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowO
   return {};
 }
 
+// What is not touched since holds what it held, wherever it has gone. Whatever fails here is read
+// again under the lock, and told.
+Status Cut::ReadCold(const RowOfId* rows, int64_t n, Buffer* memory,
+                     std::vector<const std::byte*>* records) const {
+  records->assign(static_cast<size_t>(n), nullptr);
+  ColdReads reads;
+  {
+    const Table::ReadLock lock(table_->mutex_);
+    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+    if (table_->records_->all_hot()) return {};
+    std::vector<Row> untouched;
+    for (int64_t i = 0; i < n; ++i) {
+      const Row row = rows[i].row;
+      untouched.push_back(preserved_->touched().Has(row) ? kNoRow : row);
+    }
+    reads = table_->records_->tier()->ReadsOf(untouched.data(), n);
+  }
+  const auto count = static_cast<int64_t>(reads.requests.size());
+  if (!table_->store_->log().Read(reads.requests.data(), count).ok()) return {};
+  auto request = reads.requests.begin();
+  for (int64_t i = 0; i < n && request != reads.requests.end(); ++i) {
+    if (request->row == rows[i].row) (*records)[i] = request++->record;
+  }
+  *memory = std::move(reads.records);
+  return {};
+}
+
 Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>& values) const {
   RECIS_RETURN_IF_ERROR(Usable());
-  std::vector<Row> untouched(static_cast<size_t>(std::min(n, kGatherRows)));
-  std::vector<const std::byte*> kept(untouched.size());
+  std::vector<Row> wanted(static_cast<size_t>(std::min(n, kGatherRows)));
+  std::vector<const std::byte*> kept;
+  Buffer cold;
   std::vector<int64_t> places;  // in this chunk, of touched rows
   std::vector<Row> touched;
   std::vector<Preserved::Copy> copies;
   Sources sources;
   for (int64_t first = 0; first < n; first += kGatherRows) {
     const int64_t count = std::min(kGatherRows, n - first);
+    RECIS_RETURN_IF_ERROR(ReadCold(rows + first, count, &cold, &kept));
     const Table::ReadLock lock(table_->mutex_);
     RECIS_RETURN_IF_ERROR(table_->records_->Usable());
     places.clear();
     touched.clear();
     for (int64_t i = 0; i < count; ++i) {
       const Row row = rows[first + i].row;
-      kept[i] = nullptr;
-      untouched[i] = row;
+      wanted[i] = kept[i] == nullptr ? row : kNoRow;
       if (!preserved_->touched().Has(row)) continue;
-      untouched[i] = kNoRow;
+      wanted[i] = kNoRow;
       places.push_back(i);
       touched.push_back(row);
     }
@@ -205,7 +233,7 @@ Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>
       }
       kept[places[i]] = copies[i].record;
     }
-    RECIS_RETURN_IF_ERROR(table_->records_->Locate(untouched.data(), count, &sources));
+    RECIS_RETURN_IF_ERROR(table_->records_->Locate(wanted.data(), count, &sources));
     const auto record_of = [&](int64_t i) {
       return kept[i] != nullptr ? kept[i] : sources.data()[i];
     };

@@ -39,6 +39,7 @@ class Cut : public SnapshotSource {
   Status CountSlices(uint32_t slices, int64_t* counts) const override;
   Status List(uint32_t slices, uint32_t begin, uint32_t end,
               std::vector<RowOfId>* rows) const override;
+  size_t gathered_bytes() const override { return gathered_bytes_; }
   Status Gather(const RowOfId* rows, int64_t n,
                 const std::vector<std::byte*>& values) const override;
   void Done(uint32_t slices, uint32_t begin, uint32_t end) override;
@@ -64,6 +65,10 @@ class Cut : public SnapshotSource {
   Result<std::shared_ptr<const Listing>> ListingOf(uint32_t slices, uint32_t begin,
                                                    uint32_t end) const;
   Status Count(uint32_t slices) const;
+  // Reads cold records while the table is not locked, as far as they can be had so: those of row i
+  // to records[i], which is null where there is none.
+  Status ReadCold(const RowOfId* rows, int64_t n, Buffer* memory,
+                  std::vector<const std::byte*>* records) const;
   template <class RowAt, class Use>
   void ForEachRow(int64_t begin, int64_t end, RowAt row_at, Use use) const;
   template <class RowAt, class Use>
@@ -76,6 +81,7 @@ class Cut : public SnapshotSource {
   int64_t end_ = 0;   // rows of the moment are below
   int64_t rows_ = 0;  // of this cut
   int64_t listed_rows_ = kListedRows;
+  size_t gathered_bytes_ = SnapshotSource::gathered_bytes();
   bool whole_ = true;  // not only what changed
   bool tracked_ = false;
   RowChanges changes_;  // what the table had tracked until then

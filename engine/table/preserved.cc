@@ -1,6 +1,7 @@
 #include "table/preserved.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "base/thread_pool.h"
@@ -12,6 +13,7 @@ namespace {
 constexpr size_t kSlabBytes = size_t{1} << 20;
 constexpr int64_t kCopyGrain = 256;
 constexpr int64_t kAheadRows = 8;  // records on their way to the cache
+constexpr std::chrono::milliseconds kPatience{50};
 
 }  // namespace
 
@@ -116,9 +118,9 @@ bool Preserved::full() const {
   return Full();
 }
 
-void Preserved::WaitForRoom() const {
+bool Preserved::WaitForRoom() const {
   std::unique_lock<std::mutex> lock(mutex_);
-  room_.wait(lock, [this] { return !Full(); });
+  return room_.wait_for(lock, kPatience, [this] { return !Full(); });
 }
 
 void Preserved::Release() {

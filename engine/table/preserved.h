@@ -49,8 +49,8 @@ class Preserved {
   void Find(const Row* rows, int64_t n, Copy* copies) const;
   void Done(uint32_t slices, uint32_t begin, uint32_t end);
   bool full() const;
-  // Returns when there is room.
-  void WaitForRoom() const;
+  // Returns when there is room, or after a while; whether there is.
+  bool WaitForRoom() const;
   // Keeps nothing any more.
   void Release();
 

@@ -178,7 +178,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   Status RecoverRows(uint32_t number);
 
   void EndCut(const std::shared_ptr<Preserved>& preserved, RowChanges* unsaved);
-  // The lock, once a cut has room for what will be changed.
+  // The lock, once a cut has room for what will be changed. May throw Interrupted.
   WriteLock LockToChange();
 
   Status CheckBatch(int64_t n) const { return recis::CheckBatch(options_, n); }

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/interrupt.h"
 #include "base/thread_pool.h"
 #include "table/row_loops.h"
 #include "table/table.h"
@@ -12,6 +13,7 @@ namespace recis {
 namespace {
 constexpr int64_t kPreservedRows = 16384;  // whose records may be copied from the log at a time
 constexpr int64_t kMostListings = 16;      // of one cut
+constexpr size_t kColdBytes = size_t{8} << 20;  // so many that the disk is hardly ever idle
 }  // namespace
 
 void Table::Track(bool on) {
@@ -49,6 +51,7 @@ Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes, int6
   }
   preserved_ = cut->preserved_;
   cut->rows_ = cut->whole_ ? directory_.live_rows() : cut->CountRows();
+  if (!records_->all_hot()) cut->gathered_bytes_ = kColdBytes;
   // In a table of any size, no more than so many looks at each row.
   cut->listed_rows_ = std::max(listed_rows, cut->rows_ / kMostListings);
   if (!delta) return cut;
@@ -76,7 +79,7 @@ Table::WriteLock Table::LockToChange() {
     if (!preserved_ || !preserved_->full()) return lock;
     const std::shared_ptr<Preserved> preserved = preserved_;
     lock.unlock();
-    preserved->WaitForRoom();
+    while (!preserved->WaitForRoom()) ThrowIfInterrupted();
   }
 }
 

@@ -1,7 +1,10 @@
 #include <atomic>
+#include <cerrno>
+#include <functional>
 #include <map>
 #include <thread>
 
+#include "base/env_testing.h"
 #include "table/table_store_testing.h"
 
 namespace recis::testing {
@@ -62,6 +65,31 @@ ById ContentOfCut(const Cut& cut) {
   return by_id;
 }
 
+// At the first read that it is armed for, something happens first, on another thread.
+class Beside : public Env {
+ public:
+  std::function<void()> happens;
+  ssize_t Preadv(int fd, const iovec* parts, int count, off_t offset) override {
+    if (happens) {
+      const auto armed = std::exchange(happens, nullptr);
+      std::thread(armed).join();
+    }
+    if (always || std::exchange(fails, false)) return errno = EIO, -1;
+    return Env::Preadv(fd, parts, count, offset);
+  }
+  bool fails = false;   // the next read
+  bool always = false;  // all of them
+};
+
+// A table of so many rows, of which five are hot and the others durable.
+std::shared_ptr<Table> MakeCold(const std::shared_ptr<Store>& store, int64_t rows) {
+  const std::shared_ptr<Table> table = Join(store);
+  AddStates(*table);
+  for (int64_t id = 0; id < rows; ++id) Insert(*table, {id}, {1.0F * id, 2.0F * id, 3.0F * id});
+  Value(store->Commit(1, ""));
+  return table;
+}
+
 // Tables in memory, and in a store with a few hot blocks, one after the other.
 template <class Body>
 void ForEachHome(Body body) {
@@ -103,6 +131,65 @@ TEST(ACutIsTheMomentWhateverFollows) {
       workload.Run(*table, states, 5);
     });
   }
+}
+
+TEST(ColdRowsAreReadOnceEach) {
+  const TemporaryDirectory folder;
+  const std::shared_ptr<Store> store = Open(folder.path(), BytesOf(1));
+  const std::shared_ptr<Table> table = MakeCold(store, 500);
+  const ById expected = ContentById(*table);
+  const std::shared_ptr<Cut> cut = Value(table->TakeCut(false, kPoolBytes));
+  const int64_t before = store->Stats().log.reads;
+  EXPECT(ContentOfCut(*cut) == expected);
+  EXPECT_EQ(store->Stats().log.reads - before, table->Stats().cold_rows);
+  store->Close();
+}
+
+TEST(ATableIsNotLockedWhileItsColdRowsAreRead) {
+  const TemporaryDirectory folder;
+  Beside disk;
+  const ScopedEnv replaced(&disk);
+  const std::shared_ptr<Store> store = Open(folder.path(), BytesOf(1));
+  const std::shared_ptr<Table> table = MakeCold(store, 100);
+  const ById expected = ContentById(*table);
+  int64_t step = 1;
+  for (const bool fails : {false, true}) {
+    const std::shared_ptr<Cut> cut = Value(table->TakeCut(false, kPoolBytes));
+    disk.happens = [&] {
+      Insert(*table, {3, 40, 1000}, {9, 9, 9, 9, 9, 9, 9, 9, 9});
+      Evict(*table, {5, 41, 99});
+      Lookup(*table, {7, 50, 98});  // become hot, and others cold
+      Value(store->Commit(++step, ""));
+      disk.fails = fails;
+    };
+    EXPECT(ContentOfCut(*cut) == expected, fails);
+    cut->Close();
+    for (const auto& [id, values] : expected)
+      Insert(*table, {id}, {values[0], values[1], values[2]});
+    Evict(*table, {1000});
+  }
+  store->Close();
+}
+
+TEST(ADiskThatFailsIsNamedByASnapshot) {
+  const TemporaryDirectory folder;
+  Beside disk;
+  const ScopedEnv replaced(&disk);
+  const std::shared_ptr<Store> store = Open(folder.path(), BytesOf(1));
+  const std::shared_ptr<Table> table = MakeCold(store, 100);
+  const std::shared_ptr<Cut> cut = Value(table->TakeCut(false, kPoolBytes));
+  std::vector<RowOfId> rows;
+  Ok(cut->List(kSlices, 0, kSlices, &rows));
+  std::vector<Values> slots(3, Values(rows.size() * kDim));
+  std::vector<std::byte*> addresses;
+  for (Values& values : slots) addresses.push_back(reinterpret_cast<std::byte*>(values.data()));
+  disk.always = true;
+  const Status failed = cut->Gather(rows.data(), static_cast<int64_t>(rows.size()), addresses);
+  disk.always = false;
+  EXPECT(failed.code() == Code::kIo, failed.message());
+  EXPECT(failed.message().find(folder.path()) != std::string::npos, failed.message());
+  cut->Close();
+  store->Close();
 }
 
 TEST(ADeltaHasWhatChangedAndNothingElse) {

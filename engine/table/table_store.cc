@@ -200,14 +200,16 @@ void Table::PrefetchIds(const std::vector<int64_t>& ids) {
 // The disk is read while the table is not locked.
 void Table::PrefetchSome(const int64_t* ids, int64_t n) {
   std::vector<Row> rows(static_cast<size_t>(n));
-  Prefetched reads;
+  ColdReads reads;
   {
     ReadLock lock(mutex_);
     FindRows(ids, n, rows.data());
     reads = records_->tier()->ReadsOf(rows.data(), n);
   }
-  const auto count = static_cast<int64_t>(reads.entries.size());
-  if (!store_->log().Read(reads.entries.data(), count).ok()) return;
+  const auto count = static_cast<int64_t>(reads.requests.size());
+  if (!store_->log().Read(reads.requests.data(), count).ok()) return;
+  std::sort(reads.requests.begin(), reads.requests.end(),
+            [](const ReadRequest& a, const ReadRequest& b) { return a.row < b.row; });
   WriteLock lock(mutex_);
   if (!records_->Changeable().ok()) return;
   FindRows(ids, n, rows.data());
