@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recis._slices import slices_of
+from recis._slices import Array, slices_of
 from recis._state import encode
 from recis._tensors import new_output
 from recis.snapshot.checksum import to_hex, xxh3
@@ -22,7 +22,7 @@ from recis.snapshot.merge import Rows
 from recis.snapshot.read import STATE, SnapshotReader, open_snapshot
 from recis.snapshot.sparse_file import GROUP_SLICES
 from recis.snapshot.stores import open_table, slots_in
-from recis.snapshot.write import cut_parts
+from recis.snapshot.write import Cut, cut_parts
 from recis.store import Store
 
 SLICE_SIZE = 65536
@@ -56,6 +56,10 @@ class Source(ABC):
     @abstractmethod
     def read_rows(self, table: str, slice_size: int, slots: Sequence[str]) -> Iterator[Rows]:
         """All rows by slice, and by id in a slice, piece by piece."""
+
+    @abstractmethod
+    def count_slices(self, table: str, slice_size: int) -> Array:
+        """Rows of each slice, int64 `(slice_size,)`; in a chain, those of each of its snapshots."""
 
     @abstractmethod
     def find(self, table: str, ids: Tensor, slots: Sequence[str]) -> Rows:
@@ -94,6 +98,14 @@ class _SnapshotSource(Source):
 
     def read_rows(self, table: str, slice_size: int, slots: Sequence[str]) -> Iterator[Rows]:
         return self._reader.read_rows(table, slots=slots, max_bytes=_PIECE_BYTES)
+
+    def count_slices(self, table: str, slice_size: int) -> Array:
+        counts = np.zeros(slice_size, np.int64)
+        for reader in self._reader.sources(table):
+            for info in reader.table(table).rows_files():
+                offsets = reader.open_file(table, info).offsets
+                counts[info.slice_begin : info.slice_end] += np.diff(offsets)
+        return counts
 
     def find(self, table: str, ids: Tensor, slots: Sequence[str]) -> Rows:
         size = self._reader.table(table).slice_size
@@ -135,8 +147,7 @@ class _StoreSource(Source):
         about = self.slots(table)
         cut = open_table(self._store, table).cut()
         try:
-            counts = np.zeros(slice_size, np.int64)
-            cut.count_slices(slice_size, counts.ctypes.data)
+            counts = _counts_of(cut, slice_size)
             for begin, end in cut_parts(counts, 0, about, _PIECE_BYTES):
                 count = int(counts[begin:end].sum())
                 ids = torch.empty(count, dtype=torch.int64)
@@ -147,6 +158,13 @@ class _StoreSource(Source):
                 addresses = [value.data_ptr() for value in values.values()]
                 cut.read(slice_size, begin, end, count, ids.data_ptr(), addresses)
                 yield Rows(ids, {name: values[name] for name in slots})
+        finally:
+            cut.abandon()
+
+    def count_slices(self, table: str, slice_size: int) -> Array:
+        cut = open_table(self._store, table).cut()
+        try:
+            return _counts_of(cut, slice_size)
         finally:
             cut.abandon()
 
@@ -166,6 +184,12 @@ class _StoreSource(Source):
 
     def close(self) -> None:
         self._store.close()
+
+
+def _counts_of(cut: Cut, slice_size: int) -> Array:
+    counts = np.zeros(slice_size, np.int64)
+    cut.count_slices(slice_size, counts.ctypes.data)
+    return counts
 
 
 def is_store(url: str | os.PathLike[str]) -> bool:

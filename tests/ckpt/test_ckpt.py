@@ -25,6 +25,7 @@ from recis.snapshot.manifest import TableInfo
 from recis.snapshot.publish import Draft, steps
 from recis.snapshot.read import open_snapshot
 from recis.snapshot.rewrite import rewrite
+from recis.snapshot.sources import open_source
 from recis.snapshot.stores import merge_policies, open_table
 from recis.snapshot.write import count_slices, slots_of, write_rows, write_table
 
@@ -138,6 +139,17 @@ def test_inspect_draws(request, which, tmp_path):
     picture = tmp_path / "picture.png"
     run("inspect", request.getfixturevalue(which), "--plot", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_of_slices_are_counted_without_reading_them(chain, store):
+    for path in (chain / "step-000000000001", store):
+        with open_source(path) as source:
+            for table in source.tables():
+                rows = list(source.read_rows(table, 65536, []))
+                found = source.count_slices(table, 65536)
+                assert found.tolist() == count_slices(rows, 65536).tolist()
+    with open_source(chain) as source:  # of each of its snapshots
+        assert source.count_slices("users", 65536).sum() == 1000 + 30 + 2
 
 
 # ---- verify ----
