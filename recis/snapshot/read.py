@@ -275,6 +275,7 @@ def open_snapshot(
         return _open_step(root, step)
     found_steps = steps(root)
     if not found_steps:
+        _check_no_store(root)
         check_not_upstream(root)
         raise FileNotFoundError(f"{url}: there is no snapshot in it")
     refused: SnapshotError | None = None
@@ -292,6 +293,16 @@ def open_snapshot(
             return found
     assert refused is not None
     raise refused
+
+
+def _check_no_store(url: str) -> None:
+    """Raises MismatchError, which says what to do, if this is a store."""
+    if open_files(url).exists("data.mdb"):
+        raise MismatchError(
+            f"{url} is a store, not a snapshot: make one of it with "
+            f"`recis-ckpt save {url} SNAPSHOTS`; recis-ckpt inspect, verify, diff and cat take it "
+            "as it is"
+        )
 
 
 def check_not_upstream(url: str) -> None:

@@ -115,7 +115,7 @@ def test_inspect_shows_what_headers_say(chain):
     # 2 rows of 65536 slices, both in the first of 2 shards.
     assert (users["slice_skew"], users["shard_skew"]) == (32768, 2)
     assert found["tables"]["empty"]["slice_skew"] == 1
-    assert "step 3, on step 2, on step 1" in run("inspect", chain).stdout
+    assert "a delta on step 2, on step 1" in run("inspect", chain).stdout
 
 
 def test_inspect_reads_no_rows(chain):
@@ -139,6 +139,22 @@ def test_inspect_draws(request, which, tmp_path):
     picture = tmp_path / "picture.png"
     run("inspect", request.getfixturevalue(which), "--plot", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_people_read_of_snapshots_and_stores(chain, store):
+    shown = run("inspect", chain).stdout
+    assert "step 3, world size 2" in shown
+    assert "a delta on step 2, on step 1" in shown
+    assert "epoch" not in shown  # it has none
+    shown = run("inspect", store).stdout
+    assert "step 12, epoch 1" in shown
+    assert "rows" not in shown
+
+
+def test_a_store_is_no_snapshot(store, tmp_path):
+    for command in (["export"], ["compact"], ["reshard", "--shards", 2], ["load"]):
+        found = run(command[0], store, tmp_path / "new", *command[1:], code=2)
+        assert f"recis-ckpt save {store}" in found.stderr
 
 
 def test_rows_of_slices_are_counted_without_reading_them(chain, store):

@@ -20,6 +20,9 @@ from recis.snapshot.upstream.read import UpstreamReader, is_upstream, open_upstr
 from recis.store import Store
 from recis_ckpt.output import JsonOption, print_json, print_table, say, size
 
+_FACTS = ("epoch", "world_size")
+_SECONDS = {"days": 86400, "h": 3600, "min": 60}
+
 
 def inspect(
     path: Annotated[
@@ -159,18 +162,39 @@ def _slot(slot: SlotInfo) -> dict[str, Any]:
 
 
 def _show(about: dict[str, Any]) -> None:
-    chain = "".join(f", on step {step}" for step in reversed(about.get("chain", [])[:-1]))
-    age = "" if about["age_seconds"] is None else f", {about['age_seconds'] / 3600:.1f} h old"
-    world = f", world size {about['world_size']}" if "world_size" in about else ""
     say(f"{about['kind']} {about['path']}")
-    say(f"step {about['step']}{chain}, epoch {about['epoch']}{world}, {size(about['bytes'])}{age}")
-    rows = []
-    for name, table in about["tables"].items():
-        slots = ", ".join(f"{s['name']} {s['dtype']}{s['shape']}" for s in table["slots"])
-        numbers: list[object] = ["-"] * 6
-        if "rows" in table:
-            numbers = [table["rows"], table["deleted"], size(table["bytes"]), table["files"]]
-            numbers += [table["slice_skew"] or "-", table["shard_skew"]]
-        rows.append([name, *numbers, slots])
-    columns = ["table", "rows", "deleted", "bytes", "files", "slice skew", "shard skew", "slots"]
-    print_table("tables", columns, rows)
+    facts = [f"step {about['step']}"]
+    facts += [f"{name.replace('_', ' ')} {about[name]}" for name in _FACTS if about.get(name)]
+    facts.append(size(about["bytes"]))
+    if about["age_seconds"] is not None:
+        facts.append(f"{_time(about['age_seconds'])} old")
+    say(", ".join(facts))
+    chain = about.get("chain", [])[:-1]
+    if chain:
+        say(f"a delta on step {', on step '.join(map(str, reversed(chain)))}: the rows are its own")
+    if about.get("dense"):
+        say("dense: " + ", ".join(f"{name} {size(n)}" for name, n in about["dense"].items()))
+    columns = ["table", "slots"]
+    if about["kind"] != "store":  # whose tables are not opened for this
+        columns[1:1] = ["rows", "deleted", "bytes", "files", "slice skew", "shard skew"]
+    shown = [_row_of(name, table) for name, table in about["tables"].items()]
+    print_table("tables", columns, [[row[column] for column in columns] for row in shown])
+
+
+def _row_of(name: str, table: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a table, by column."""
+    slots = ", ".join(f"{s['name']} {s['dtype']}{s['shape']}" for s in table["slots"])
+    row = {"table": name, "slots": slots}
+    if "rows" in table:
+        row |= {column: table[column] for column in ("rows", "deleted", "files")}
+        row |= {"bytes": size(table["bytes"]), "shard skew": table["shard_skew"]}
+        row["slice skew"] = table["slice_skew"] or "-"
+    return row
+
+
+def _time(seconds: float) -> str:
+    """A time for people."""
+    for unit, of_it in _SECONDS.items():
+        if seconds >= 2 * of_it:
+            return f"{seconds / of_it:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

@@ -44,8 +44,7 @@ def draw(source: Source, path: Path) -> None:
             whole = torch.cat(values or [torch.empty(0)]).numpy()
             row[2].hist(whole, bins=64, histtype="step", label=name)
         row[2].set(title=f"{table}: counters", xlabel="value")
-        if counters:
-            row[2].legend()
+        row[2].legend() if counters else row[2].set_axis_off()
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
