@@ -138,7 +138,7 @@ class Shards:
         write: Callable[[Draft], Manifest],
         publish: Callable[[Draft, Manifest], object],
     ) -> tuple[str, str]:
-        if is_remote(root):
+        if is_remote(os.fspath(root)):
             raise ValueError(
                 f"{root}: shards that are saved without a process group find one another by files "
                 "in a local directory: call torch.distributed.init_process_group first, or save "
