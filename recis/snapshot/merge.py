@@ -76,16 +76,17 @@ class Merge:
         try:
             for low, high, total in self._windows(begin, end):
                 small = total <= self._max_bytes
+                taken = total if len(self._infos) == 2 else 2 * total  # and what is merged of it
                 while ahead and (
-                    not small or len(ahead) >= parallel or held + total > self._max_bytes
+                    not small or len(ahead) >= parallel or held + taken > self._max_bytes
                 ):
                     future, size = ahead.popleft()
                     yield from future.result()
                     held -= size
                 if small:
                     window = pool.submit(lambda *w: list(self._pieces(*w)), low, high, total)
-                    ahead.append((window, total))
-                    held += total
+                    ahead.append((window, taken))
+                    held += taken
                 else:
                     yield from self._pieces(low, high, total)
             while ahead:
