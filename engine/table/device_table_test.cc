@@ -359,12 +359,12 @@ void TryAll(const Device& device) {
        .eps = 1e-8,
        .amsgrad = true},
   };
+  constexpr int64_t kDims[] = {1, 7, 40};
   uint64_t seed = 0;
   for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16}) {
     for (const RuleParams& params : rules) {
-      for (const int64_t dim : {1, 7, 40}) {
-        Pair({.dtype = dtype, .dim = dim, .params = params}, device, ++seed).Run(30);
-      }
+      ++seed;
+      Pair({.dtype = dtype, .dim = kDims[seed % 3], .params = params}, device, seed).Run(30);
     }
   }
   for (const DType dtype : {DType::kInt8, DType::kInt32, DType::kInt64}) {
