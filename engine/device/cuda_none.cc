@@ -14,7 +14,9 @@ Status Missing() {
 }  // namespace
 
 Result<std::shared_ptr<Space>> CudaSpace(int) { return Missing(); }
-Result<std::shared_ptr<DeviceKernels>> CudaKernels(std::shared_ptr<Space>) { return Missing(); }
+Result<std::shared_ptr<DeviceKernels>> CudaKernels(std::shared_ptr<Space>, int) {
+  return Missing();
+}
 
 std::string CudaVersion() { return ""; }
 

@@ -1,6 +1,10 @@
 #include <cuda_runtime_api.h>
 
+#include <map>
+#include <mutex>
+
 #include "device/cuda_status.h"
+#include "device/current_gpu.h"
 #include "device/space.h"
 
 namespace recis {
@@ -10,25 +14,6 @@ namespace {
 constexpr uint64_t kMaxIdleBytes = uint64_t{256} << 20;
 
 cudaStream_t Native(Stream stream) { return static_cast<cudaStream_t>(stream); }
-
-// Makes a GPU the current one of this thread. The default stream is that of the current GPU, and
-// torch may have made another one current.
-class Current {
- public:
-  explicit Current(int index) {
-    cudaGetDevice(&before_);
-    if (before_ != index) cudaSetDevice(index);
-    changed_ = before_ != index;
-  }
-  Current(const Current&) = delete;
-  ~Current() {
-    if (changed_) cudaSetDevice(before_);
-  }
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 class Cuda : public Space {
  public:
@@ -46,7 +31,7 @@ class Cuda : public Space {
   const std::string& name() const override { return name_; }
 
   Result<std::byte*> Allocate(size_t bytes, Stream stream) override {
-    const Current current(index_);
+    const CurrentGpu current(index_);
     void* memory = nullptr;
     const cudaError_t error = cudaMallocFromPoolAsync(&memory, bytes, pool_, Native(stream));
     if (error == cudaErrorMemoryAllocation) {
@@ -61,12 +46,12 @@ class Cuda : public Space {
     return static_cast<std::byte*>(memory);
   }
   void Free(std::byte* memory, Stream stream) override {
-    const Current current(index_);
+    const CurrentGpu current(index_);
     cudaFreeAsync(memory, Native(stream));
   }
 
   Result<std::byte*> AllocateHost(size_t bytes) override {
-    const Current current(index_);
+    const CurrentGpu current(index_);
     void* memory = nullptr;
     RECIS_RETURN_IF_ERROR(Told(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault),
                                "pinning " + std::to_string(bytes) + " bytes of host memory"));
@@ -76,19 +61,19 @@ class Cuda : public Space {
 
   Status Copy(void* to, const void* from, size_t bytes, Stream stream) override {
     if (bytes == 0) return {};  // there may be no addresses
-    const Current current(index_);
+    const CurrentGpu current(index_);
     return Told(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, Native(stream)),
                 "copying " + std::to_string(bytes) + " bytes");
   }
   Status Fill(void* to, uint8_t value, size_t bytes, Stream stream) override {
     if (bytes == 0) return {};
-    const Current current(index_);
+    const CurrentGpu current(index_);
     return Told(cudaMemsetAsync(to, value, bytes, Native(stream)),
                 "filling " + std::to_string(bytes) + " bytes");
   }
 
   Result<Stream> NewStream() override {
-    const Current current(index_);
+    const CurrentGpu current(index_);
     cudaStream_t stream = nullptr;
     RECIS_RETURN_IF_ERROR(
         Told(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream"));
@@ -97,7 +82,7 @@ class Cuda : public Space {
   void FreeStream(Stream stream) override { cudaStreamDestroy(Native(stream)); }
 
   Status Order(Stream before, Stream after) override {
-    const Current current(index_);
+    const CurrentGpu current(index_);
     cudaEvent_t event = nullptr;
     RECIS_RETURN_IF_ERROR(
         Told(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event"));
@@ -107,13 +92,13 @@ class Cuda : public Space {
     return Told(error, "ordering two streams");
   }
   Status Wait(Stream stream) override {
-    const Current current(index_);
+    const CurrentGpu current(index_);
     return Told(cudaStreamSynchronize(Native(stream)), "waiting for a stream");
   }
 
  private:
   Status MakePool() {
-    const Current current(index_);
+    const CurrentGpu current(index_);
     cudaMemPoolProps props = {};
     props.allocType = cudaMemAllocationTypePinned;
     props.location.type = cudaMemLocationTypeDevice;
@@ -151,7 +136,14 @@ Result<std::shared_ptr<Space>> CudaSpace(int index) {
                        std::to_string(count) +
                        " GPUs, cuda:0 to cuda:" + std::to_string(count - 1));
   }
-  return Cuda::Make(index);
+  // One for each GPU, so that its tables share what memory the pool holds.
+  static std::mutex mutex;
+  static std::map<int, std::weak_ptr<Space>> spaces;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (std::shared_ptr<Space> space = spaces[index].lock()) return space;
+  Result<std::shared_ptr<Space>> made = Cuda::Make(index);
+  if (made.ok()) spaces[index] = made.value();
+  return made;
 }
 
 std::string CudaVersion() { return VersionText(CUDART_VERSION); }

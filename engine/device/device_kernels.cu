@@ -4,9 +4,9 @@
 
 namespace recis {
 
-Result<std::shared_ptr<DeviceKernels>> CudaKernels(std::shared_ptr<Space> space) {
+Result<std::shared_ptr<DeviceKernels>> CudaKernels(std::shared_ptr<Space> space, int index) {
   return std::shared_ptr<DeviceKernels>(
-      std::make_shared<KernelsOn<CudaExecutor>>(CudaExecutor(std::move(space))));
+      std::make_shared<KernelsOn<CudaExecutor>>(CudaExecutor(std::move(space), index)));
 }
 
 }  // namespace recis

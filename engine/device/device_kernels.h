@@ -236,7 +236,8 @@ class DeviceKernels {
 std::shared_ptr<DeviceKernels> HostKernels();
 // The same with one thread a lane, for tests.
 std::shared_ptr<DeviceKernels> LanesKernels();
-// A GPU's. Fails with kUnavailable in a build without CUDA.
-Result<std::shared_ptr<DeviceKernels>> CudaKernels(std::shared_ptr<Space> space);
+// Those of the GPU of this number, which the space is of. Fails with kUnavailable in a build
+// without CUDA.
+Result<std::shared_ptr<DeviceKernels>> CudaKernels(std::shared_ptr<Space> space, int index);
 
 }  // namespace recis

@@ -4,6 +4,27 @@
 
 namespace recis {
 
+void Device::GoOnAt(Stream next) {
+  const Stream before = stream;
+  if (before == next) return;
+  // Where the device cannot keep the order, the host does.
+  if (!space->Order(before, next).ok()) static_cast<void>(space->Wait(before));
+  stream = next;  // not sooner: memory that is given back now may still be in use on the other
+}
+
+std::shared_ptr<Device> EmulatedDevice(std::shared_ptr<DeviceKernels> kernels,
+                                       std::shared_ptr<Space> space) {
+  return std::make_shared<Device>(std::move(space), std::move(kernels));
+}
+
+Result<std::shared_ptr<Device>> CudaDevice(int index) {
+  Result<std::shared_ptr<Space>> space = CudaSpace(index);
+  if (!space.ok()) return space.status();
+  Result<std::shared_ptr<DeviceKernels>> kernels = CudaKernels(space.value(), index);
+  if (!kernels.ok()) return kernels.status();
+  return std::make_shared<Device>(std::move(space.value()), std::move(kernels.value()));
+}
+
 Result<DeviceMemory> DeviceMemory::Get(std::shared_ptr<Device> device, size_t bytes) {
   Result<std::byte*> data = device->space->Allocate(std::max<size_t>(bytes, 1), device->stream);
   if (!data.ok()) return data.status();

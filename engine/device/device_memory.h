@@ -1,8 +1,10 @@
 // Memory of a device, and arrays there that grow.
 //
-// Threads: a Device is used by one at a time, as is what is made on it.
+// Threads: a Device is used by one at a time, as is what is made on it; but memory may be given
+//   back by any thread.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -20,14 +22,22 @@ namespace recis {
 struct Device {
   std::shared_ptr<Space> space;
   std::shared_ptr<DeviceKernels> kernels;
-  Stream stream = nullptr;
+  std::atomic<Stream> stream{nullptr};  // of the last call
 
+  // What is enqueued from now on is done on another stream, after what is on this one.
+  void GoOnAt(Stream next);
   // Copies a few values to the host, and waits for them.
   Status Fetch(const void* from, size_t bytes, void* to) const {
     RECIS_RETURN_IF_ERROR(space->Copy(to, from, bytes, stream));
     return space->Wait(stream);
   }
 };
+
+// The emulated device.
+std::shared_ptr<Device> EmulatedDevice(std::shared_ptr<DeviceKernels> kernels = HostKernels(),
+                                       std::shared_ptr<Space> space = EmulatedSpace());
+// The GPU of this number. Fails as CudaSpace() does.
+Result<std::shared_ptr<Device>> CudaDevice(int index);
 
 // Uninitialised bytes, given back once what is on the stream by then is done.
 class DeviceMemory {
@@ -45,6 +55,7 @@ class DeviceMemory {
 
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
+  const Device& device() const { return *device_; }
 
  private:
   void Swap(DeviceMemory& other) {

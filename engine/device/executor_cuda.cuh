@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "device/cuda_status.h"
+#include "device/current_gpu.h"
 #include "device/space.h"
 
 namespace recis {
@@ -79,11 +80,12 @@ __global__ void __launch_bounds__(kPassThreads, kPassBlocks) Pass(int64_t n, Bod
 
 class CudaExecutor {
  public:
-  explicit CudaExecutor(std::shared_ptr<Space> space) : space_(std::move(space)) {}
+  CudaExecutor(std::shared_ptr<Space> space, int index) : space_(std::move(space)), index_(index) {}
 
   template <int kLanes, class Body>
   void Run(int64_t n, const Body& body, Stream stream) {
     if (n == 0 || !first_error_.ok()) return;
+    const CurrentGpu current(index_);
     constexpr int64_t kItems = kPassThreads / kLanes;
     Pass<kLanes><<<static_cast<unsigned>((n + kItems - 1) / kItems), kPassThreads, 0,
                    static_cast<cudaStream_t>(stream)>>>(n, body);
@@ -113,6 +115,7 @@ class CudaExecutor {
   // Calls CUB as it wants to be called: once to learn how much scratch it needs, and with it.
   template <class Call>
   void WithScratch(Stream stream, Call call) {
+    const CurrentGpu current(index_);
     size_t bytes = 0;
     if (!first_error_.ok() || !Note(call(nullptr, bytes))) return;
     Result<std::byte*> scratch = space_->Allocate(bytes, stream);
@@ -134,6 +137,7 @@ class CudaExecutor {
   }
 
   std::shared_ptr<Space> space_;
+  int index_;
   Status first_error_;
 };
 

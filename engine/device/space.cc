@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::align_val_t kAlignment{256};
 
+thread_local Stream stream_in_use = nullptr;
+
 class Emulated : public Space {
  public:
   explicit Emulated(size_t bytes) : bytes_(bytes), free_(bytes) {}
@@ -74,6 +76,9 @@ class Emulated : public Space {
 };
 
 }  // namespace
+
+void UseStream(Stream stream) { stream_in_use = stream; }
+Stream StreamInUse() { return stream_in_use; }
 
 std::shared_ptr<Space> EmulatedSpace(size_t bytes) { return std::make_shared<Emulated>(bytes); }
 

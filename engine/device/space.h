@@ -6,6 +6,7 @@
 // has no other, and does everything at once.
 //
 // Threads: any. Work that two threads enqueue on one stream has no order.
+// Invariants: a stream that was used lives as long as what was made on it.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +19,10 @@
 namespace recis {
 
 using Stream = void*;
+
+// The stream for what this thread asks tables for from now on; at first the default one.
+void UseStream(Stream stream);
+Stream StreamInUse();
 
 class Space {
  public:
@@ -51,8 +56,8 @@ class Space {
 // Device memory of so many bytes; whatever is taken and not given back ends with it.
 std::shared_ptr<Space> EmulatedSpace(size_t bytes = size_t{1} << 40);
 
-// The GPU of this number. Fails with kUnavailable and says what to do, if there is no such GPU, no
-// driver, or no CUDA in this build.
+// The GPU of this number, one for all who hold it. Fails with kUnavailable and says what to do, if
+// there is no such GPU, no driver, or no CUDA in this build.
 Result<std::shared_ptr<Space>> CudaSpace(int index);
 
 // The version of CUDA that this build is made with, such as "13.0"; empty without.

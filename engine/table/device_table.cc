@@ -158,21 +158,21 @@ Status DeviceTable::ReserveGradient(int64_t count) {
 // ---- whole table ------------------------------------------------------------------------
 
 Result<int64_t> DeviceTable::size() const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<Counts> counts = Count();
   if (!counts.ok()) return counts.status();
   return counts.value().live_rows();
 }
 
 Result<int64_t> DeviceTable::Capacity() const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(Count().status());
   const int64_t block = options_.block_rows;
   return (most_rows_ + block - 1) / block * block;
 }
 
 Result<int64_t> DeviceTable::IdsMap(int64_t capacity, int64_t* ids, int64_t* rows) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<Counts> counts = Count();
   if (!counts.ok()) return counts.status();
   Result<DeviceArrays> arrays = Scratch(ArrayBytes<uint32_t>(most_rows_ + 1));
@@ -184,7 +184,7 @@ Result<int64_t> DeviceTable::IdsMap(int64_t capacity, int64_t* ids, int64_t* row
 }
 
 Result<TableStats> DeviceTable::Stats() const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   DeviceCounts counts;
   RECIS_RETURN_IF_ERROR(device_->Fetch(counts_.data(), sizeof(counts), &counts));
   Result<int64_t> entries = LiveEntries();
@@ -205,7 +205,7 @@ Result<TableStats> DeviceTable::Stats() const {
 }
 
 Status DeviceTable::Clear() {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<Counts> counts = Count();
   if (!counts.ok()) return counts.status();
   // Made first, so that a failure changes nothing; hits and admits stay counted.
@@ -223,6 +223,7 @@ Status DeviceTable::Clear() {
   freed_.Clear();
   records_.Clear();
   most_rows_ = most_places_ = most_entries_ = 0;
+  surely_has_gradient_ = false;
   return {};
 }
 

@@ -7,7 +7,7 @@
 // reserved, the host asks how many rows there are, and reserves ahead.
 //
 // Threads: any method from any thread; they run one at a time, and the device works on what they
-//   enqueue in that order.
+//   enqueue in that order, each on the stream that its thread uses (UseStream).
 // Invariants:
 //  (1) The index holds id -> row iff the row's entry is live and has that id.
 //  (2) A row that is not live has a record of zeros.
@@ -24,36 +24,12 @@
 #include "base/status.h"
 #include "device/device_memory.h"
 #include "table/admission.h"
-#include "table/batch.h"
 #include "table/checks.h"
+#include "table/device_batch.h"
 #include "table/schema.h"
 #include "table/table_stats.h"
 
 namespace recis {
-
-// Distinct ids in order of first occurrence, in memory of the device.
-struct DeviceNumbers {
-  // Arrays for n ids.
-  static size_t Bytes(int64_t n);
-  static DeviceNumbers Take(int64_t n, DeviceArrays* arrays);
-
-  int64_t n = 0;
-  int64_t* ids = nullptr;       // (n): as many as there are distinct ones
-  uint32_t* inverse = nullptr;  // (n): which distinct id each position holds
-  uint32_t* numbers = nullptr;  // (n + 1)
-
-  const uint32_t* count() const { return numbers + n; }  // on the device
-};
-
-// What one lookup found, in memory of the device.
-struct DeviceBatch {
-  int64_t size = 0;             // ids asked for, repeats included
-  DeviceMemory memory;          // of the arrays
-  DeviceNumbers distinct;       // of them
-  Row* rows = nullptr;          // (size): theirs; kNoRow where an id has none
-  std::vector<uint32_t> times;  // (size) occurrences each position stands for; none: one each
-  uint64_t evictions = 0;       // the table's count when `rows` was true
-};
 
 class DeviceTable {
  public:
@@ -74,8 +50,6 @@ class DeviceTable {
   Status Gather(DeviceBatch& batch, std::byte* out) const;
   Status Contains(const int64_t* ids, int64_t n, bool* out) const;
   Status Rows(const int64_t* ids, int64_t n, int64_t* rows) const;
-  // A copy of the batch in the host's memory. Waits for the device.
-  Result<std::shared_ptr<Batch>> OnHost(const DeviceBatch& batch) const;
 
   // ---- change -------------------------------------------------------------------------
 
@@ -92,6 +66,9 @@ class DeviceTable {
                     double divisor);
   Status AccumulateRows(const int64_t* rows, int64_t n, const void* values, DType dtype);
   Result<int64_t> GradientRows() const;
+  // Whether there are any. Waits for the device only if the answer depends on what was refused or
+  // evicted.
+  Result<bool> HasGradient() const;
   Result<int64_t> ReadGradient(int64_t capacity, double divisor, int64_t* rows,
                                std::byte* values) const;
   Status ClearGradient();
@@ -115,7 +92,15 @@ class DeviceTable {
   const TableOptions& options() const { return options_; }
 
  private:
-  using Lock = std::lock_guard<std::mutex>;
+  class Lock {
+   public:
+    explicit Lock(const DeviceTable& table) : lock_(table.mutex_) {
+      table.device_->GoOnAt(StreamInUse());
+    }
+
+   private:
+    const std::lock_guard<std::mutex> lock_;
+  };
   // The part of DeviceCounts that bounds depend on.
   struct Counts {
     uint64_t end, freed, used_places, gradient_entries, admits;
@@ -149,7 +134,6 @@ class DeviceTable {
   Status AdmitMasked(DeviceBatch& batch, const bool* admit, int64_t distinct);
   Status CountBatch(const DeviceBatch& batch) const;
   Status GatherLocked(const DeviceBatch& batch, std::byte* out) const;
-  Result<std::shared_ptr<Batch>> CopyOf(const DeviceBatch& batch) const;
   // The rows, int64, as Row: (n), in `arrays`.
   Result<const Row*> CheckRows(const int64_t* rows, int64_t n, DeviceArrays* arrays) const;
   static size_t CheckRowsBytes(int64_t n);
@@ -193,6 +177,7 @@ class DeviceTable {
   mutable int64_t most_rows_ = 0;
   mutable int64_t most_places_ = 0;
   mutable int64_t most_entries_ = 0;
+  bool surely_has_gradient_ = false;
   uint64_t eviction_count_ = 0;  // calls that freed rows
   mutable int64_t lookups_ = 0;
   int64_t refusals_ = 0, evictions_ = 0;

@@ -157,9 +157,7 @@ int Main(int argc, char** argv) {
   }
   const bool emulated = argc > 2 && std::string(argv[2]) == "emulated";
   const int64_t rows = argument(3, 10'000'000), n = argument(4, 1 << 20), dim = argument(5, 128);
-  auto device = std::make_shared<Device>();
-  device->space = emulated ? EmulatedSpace() : Value(CudaSpace(0));
-  device->kernels = emulated ? HostKernels() : Value(CudaKernels(device->space));
+  const auto device = emulated ? EmulatedDevice() : Value(CudaDevice(0));
   Bench bench(device, rows, n, dim);
   const Spread reads = bench.Reads(), steps = bench.Steps();
   std::ofstream out(argv[1]);

@@ -1,20 +1,12 @@
 // Finding, admitting, evicting and copying out: what a lookup of DeviceTable does.
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <utility>
 
 #include "table/device_table.h"
 
 namespace recis {
-size_t DeviceNumbers::Bytes(int64_t n) {
-  return ArrayBytes<int64_t>(n) + ArrayBytes<uint32_t>(n) + ArrayBytes<uint32_t>(n + 1);
-}
-
-DeviceNumbers DeviceNumbers::Take(int64_t n, DeviceArrays* arrays) {
-  return {n, arrays->Take<int64_t>(n), arrays->Take<uint32_t>(n), arrays->Take<uint32_t>(n + 1)};
-}
 
 size_t DeviceTable::NumberBytes(int64_t n) {
   return ArrayBytes<uint32_t>(NumberingArgs::PlacesFor(n));
@@ -32,7 +24,7 @@ Status DeviceTable::Number(const int64_t* ids, const DeviceNumbers& numbers,
 
 Status DeviceTable::Read(const int64_t* ids, int64_t n, std::byte* out) const {
   RECIS_RETURN_IF_ERROR(CheckBatch(options_, n));
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   lookups_ += n;
   return kernels().Read(view(), ids, n, embedding_bytes(), out, stream());
 }
@@ -100,20 +92,21 @@ Status DeviceTable::AdmitLocked(DeviceBatch& batch, const bool* admit, bool draw
 Result<std::shared_ptr<DeviceBatch>> DeviceTable::Lookup(const int64_t* ids, int64_t n,
                                                          AdmissionPolicy* policy, std::byte* out,
                                                          const uint32_t* times) {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<std::shared_ptr<DeviceBatch>> found = FindLocked(ids, n, times);
   if (!found.ok()) return found;
   DeviceBatch& batch = *found.value();
   RECIS_RETURN_IF_ERROR(ReserveRows(n));  // so that nothing is counted when it fails
   RECIS_RETURN_IF_ERROR(CountBatch(batch));
   RECIS_RETURN_IF_ERROR(policy == nullptr ? AdmitLocked(batch, nullptr) : Ask(*policy, batch));
+  batch.all_admitted = policy == nullptr;
   RECIS_RETURN_IF_ERROR(GatherLocked(batch, out));
   return found;
 }
 
 // Asks a policy of the host about the ids that have no row.
 Status DeviceTable::Ask(AdmissionPolicy& policy, DeviceBatch& batch) {
-  Result<std::shared_ptr<Batch>> copied = CopyOf(batch);
+  Result<std::shared_ptr<Batch>> copied = batch.OnHost();
   if (!copied.ok()) return copied.status();
   const Batch& host = *copied.value();
   const std::vector<uint32_t> all_counts = host.Counts();
@@ -146,7 +139,7 @@ Status DeviceTable::AdmitMasked(DeviceBatch& batch, const bool* admit, int64_t d
 
 Result<std::shared_ptr<DeviceBatch>> DeviceTable::Find(const int64_t* ids, int64_t n,
                                                        const uint32_t* times) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<std::shared_ptr<DeviceBatch>> found = FindLocked(ids, n, times);
   if (!found.ok()) return found;
   RECIS_RETURN_IF_ERROR(CountBatch(*found.value()));
@@ -154,8 +147,8 @@ Result<std::shared_ptr<DeviceBatch>> DeviceTable::Find(const int64_t* ids, int64
 }
 
 Status DeviceTable::AdmitFound(DeviceBatch& batch, const bool* admit) {
-  const Lock lock(mutex_);
-  Result<std::shared_ptr<Batch>> before = CopyOf(batch);
+  const Lock lock(*this);
+  Result<std::shared_ptr<Batch>> before = batch.OnHost();
   if (!before.ok()) return before.status();
   const Batch& host = *before.value();
   const auto unknown = std::count(host.row_data(), host.row_data() + host.distinct, kNoRow);
@@ -172,41 +165,14 @@ Status DeviceTable::AdmitFound(DeviceBatch& batch, const bool* admit) {
 }
 
 Status DeviceTable::Gather(DeviceBatch& batch, std::byte* out) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   // Another thread may have freed or made rows since they were found.
   if (batch.evictions != eviction_count_) RECIS_RETURN_IF_ERROR(FindBatchRows(batch));
   return GatherLocked(batch, out);
 }
 
-Result<std::shared_ptr<Batch>> DeviceTable::OnHost(const DeviceBatch& batch) const {
-  const Lock lock(mutex_);
-  return CopyOf(batch);
-}
-
-Result<std::shared_ptr<Batch>> DeviceTable::CopyOf(const DeviceBatch& batch) const {
-  auto host = std::make_shared<Batch>();
-  uint32_t distinct = 0;
-  RECIS_RETURN_IF_ERROR(device_->Fetch(batch.distinct.count(), sizeof(distinct), &distinct));
-  host->size = batch.size;
-  host->distinct = distinct;
-  const auto copy = [&](const void* from, size_t bytes, Buffer* to) {
-    *to = BufferCache::Get(bytes);
-    return device_->space->Copy(to->data(), from, bytes, stream());
-  };
-  RECIS_RETURN_IF_ERROR(copy(batch.distinct.ids, distinct * sizeof(int64_t), &host->ids));
-  RECIS_RETURN_IF_ERROR(copy(batch.rows, distinct * sizeof(Row), &host->rows));
-  RECIS_RETURN_IF_ERROR(
-      copy(batch.distinct.inverse, batch.size * sizeof(uint32_t), &host->inverse));
-  if (!batch.times.empty()) {
-    host->times = BufferCache::Get(batch.times.size() * sizeof(uint32_t));
-    std::memcpy(host->times.data(), batch.times.data(), batch.times.size() * sizeof(uint32_t));
-  }
-  RECIS_RETURN_IF_ERROR(device_->space->Wait(stream()));
-  return host;
-}
-
 Status DeviceTable::Contains(const int64_t* ids, int64_t n, bool* out) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<DeviceArrays> arrays = Scratch(ArrayBytes<Row>(n));
   if (!arrays.ok()) return arrays.status();
   Row* rows = arrays.value().Take<Row>(n);
@@ -215,7 +181,7 @@ Status DeviceTable::Contains(const int64_t* ids, int64_t n, bool* out) const {
 }
 
 Status DeviceTable::Rows(const int64_t* ids, int64_t n, int64_t* rows) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<DeviceArrays> arrays = Scratch(ArrayBytes<Row>(n));
   if (!arrays.ok()) return arrays.status();
   Row* found = arrays.value().Take<Row>(n);
@@ -235,7 +201,7 @@ Status DeviceTable::ScatterLast(const Row* rows, const DeviceNumbers& numbers, c
 
 Result<std::shared_ptr<DeviceBatch>> DeviceTable::Insert(const int64_t* ids, int64_t n,
                                                          const std::byte* values) {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<std::shared_ptr<DeviceBatch>> found = FindLocked(ids, n, nullptr);
   if (!found.ok()) return found;
   const DeviceBatch& batch = *found.value();
@@ -249,7 +215,7 @@ Result<std::shared_ptr<DeviceBatch>> DeviceTable::Insert(const int64_t* ids, int
 
 Status DeviceTable::Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
                             const std::vector<const std::byte*>& values) {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   if (slots.size() != values.size()) {
     return InvalidArgument("table '" + options_.name + "': " + std::to_string(slots.size()) +
                            " slots to restore and values for " + std::to_string(values.size()));
@@ -276,7 +242,7 @@ Status DeviceTable::Restore(const int64_t* ids, int64_t n, const std::vector<int
 
 Result<int64_t> DeviceTable::Evict(const int64_t* ids, int64_t n) {
   RECIS_RETURN_IF_ERROR(CheckBatch(options_, n));
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<DeviceArrays> scratch =
       Scratch(NumberBytes(n) + DeviceNumbers::Bytes(n) + ArrayBytes<Row>(n) +
               ArrayBytes<uint64_t>(n) + ArrayBytes<uint32_t>(n + 1));
@@ -294,6 +260,7 @@ Result<int64_t> DeviceTable::Evict(const int64_t* ids, int64_t n) {
   uint32_t gone = 0;
   RECIS_RETURN_IF_ERROR(device_->Fetch(ranks + n, sizeof(gone), &gone));
   eviction_count_ += gone > 0;
+  if (gone > 0) surely_has_gradient_ = false;
   evictions_ += gone;
   return int64_t{gone};
 }

@@ -1,9 +1,10 @@
-// What a table on a device asks of its device: when it is waited for, and what happens when memory
-// runs out.
+// What a table on a device asks of its device: when it is waited for, on which stream it works, and
+// what happens when memory runs out.
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -38,13 +39,17 @@ class WatchedSpace : public Space {
   }
   Result<Stream> NewStream() override { return space_->NewStream(); }
   void FreeStream(Stream stream) override { space_->FreeStream(stream); }
-  Status Order(Stream before, Stream after) override { return space_->Order(before, after); }
+  Status Order(Stream before, Stream after) override {
+    orders.emplace_back(before, after);
+    return space_->Order(before, after);
+  }
   Status Wait(Stream stream) override {
     ++waits;
     return space_->Wait(stream);
   }
 
   int waits = 0;
+  std::vector<std::pair<Stream, Stream>> orders;
 
  private:
   std::shared_ptr<Space> space_;
@@ -54,7 +59,7 @@ struct Watched {
   explicit Watched(int64_t dim, size_t bytes = size_t{1} << 40)
       : space(std::make_shared<WatchedSpace>(bytes)),
         table(DeviceTable::Make({.name = "t", .shape = {dim}, .block_rows = 5, .draw = {}},
-                                std::make_shared<Device>(Device{space, HostKernels()}))
+                                EmulatedDevice(HostKernels(), space))
                   .value()) {}
   std::shared_ptr<WatchedSpace> space;
   std::shared_ptr<DeviceTable> table;
@@ -75,6 +80,7 @@ TEST(ALookupWaitsForNothingWhileThereIsRoom) {
         at.table->Lookup(ids.data(), 1000, nullptr, reinterpret_cast<std::byte*>(out.data()));
     EXPECT(batch.ok());
     EXPECT(at.table->Accumulate(*batch.value(), gradient.data(), DType::kFloat32, false, 1).ok());
+    EXPECT(at.table->HasGradient().value());
     EXPECT(at.table->Step({.rule = Rule::kSgd, .step_size = 1}, {}).ok());
     EXPECT(at.table->ClearGradient().ok());
   };
@@ -90,6 +96,27 @@ TEST(ALookupWaitsForNothingWhileThereIsRoom) {
   EXPECT_EQ(at.space->waits, 0);
   EXPECT_EQ(out[0], -101.0f);
   EXPECT_EQ(at.table->size().value(), 1000);
+}
+
+TEST(ACallOnAnotherStreamFollowsThoseBeforeIt) {
+  Watched at(2);
+  char streams[2];
+  const Stream first = &streams[0], second = &streams[1];
+  const auto clear = [&] { EXPECT(at.table->ClearGradient().ok()); };
+  clear();
+  EXPECT(at.space->orders.empty());
+  std::thread([&] {
+    UseStream(first);
+    clear();
+    clear();
+  }).join();
+  UseStream(second);
+  clear();
+  UseStream(nullptr);
+  clear();
+  const std::vector<std::pair<Stream, Stream>> expected = {
+      {nullptr, first}, {first, second}, {second, nullptr}};
+  EXPECT(at.space->orders == expected);
 }
 
 TEST(ATableGrowsToManyTimesItsFirstSize) {

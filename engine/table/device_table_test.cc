@@ -57,8 +57,8 @@ class OnDevice {
 // Does everything to both.
 class Pair {
  public:
-  Pair(const Setting& setting, Device device, uint64_t seed)
-      : setting_(setting), random_(seed), device_(std::make_shared<Device>(std::move(device))) {
+  Pair(const Setting& setting, std::shared_ptr<Device> device, uint64_t seed)
+      : setting_(setting), random_(seed), device_(std::move(device)) {
     DrawArgs draw{setting.distribution, 0.25, 0.5, 0.1, 0.9, seed};
     const TableOptions options{"t", setting.dtype, {setting.dim}, 5, draw};
     table_ = Table::Make(options).value();
@@ -144,7 +144,7 @@ class Pair {
     EXPECT(out == device_out.Back());
     Batch& found = *batch.value();
     DeviceBatch& device_found = *device_batch.value();
-    CompareBatches(found, *on_device_->OnHost(device_found).value());
+    CompareBatches(found, *device_found.OnHost().value());
     if (!IsFloating(setting_.dtype)) return;
     if (random_() % 4 == 0) EvictSome();  // between the passes
     const bool mean = random_() % 2 == 0;
@@ -197,7 +197,7 @@ class Pair {
     const Bytes values = SomeValues(Size(ids), setting_.dtype);
     auto batch = table_->Insert(ids.data(), Size(ids), values.data());
     auto device_batch = on_device_->Insert(There(ids).data(), Size(ids), There(values).data());
-    CompareBatches(*batch.value(), *on_device_->OnHost(*device_batch.value()).value());
+    CompareBatches(*batch.value(), *device_batch.value()->OnHost().value());
   }
 
   void EvictSome() {
@@ -313,6 +313,7 @@ class Pair {
     }
     const int64_t pending = table_->GradientRows();
     EXPECT_EQ(on_device_->GradientRows().value(), pending);
+    EXPECT_EQ(on_device_->HasGradient().value(), pending > 0);
     Ids gradient_rows(pending);
     Bytes sums(pending * setting_.dim * SizeOf(AccumulatorOf(setting_.dtype)));
     OnDevice<int64_t> there_rows = There(gradient_rows);
@@ -339,12 +340,8 @@ class Pair {
   FrequencyAdmission admission_{2, 1000}, device_admission_{2, 1000};
 };
 
-Device Emulated(std::shared_ptr<DeviceKernels> kernels) {
-  return {EmulatedSpace(), std::move(kernels)};
-}
-
 // Every rule and every type of an element.
-void TryAll(const Device& device) {
+void TryAll(const std::shared_ptr<Device>& device) {
   SetThreadCount(4);
   const std::vector<RuleParams> rules = {
       {.rule = Rule::kSgd, .step_size = 0.1, .weight_decay = 0.01},
@@ -376,22 +373,20 @@ void TryAll(const Device& device) {
   }
 }
 
-TEST(EveryCallHasTheResultsOfTheTableInMemory) { TryAll(Emulated(HostKernels())); }
+TEST(EveryCallHasTheResultsOfTheTableInMemory) { TryAll(EmulatedDevice()); }
 
 TEST(OneThreadALaneHasTheResultsOfTheTableInMemory) {
   const RuleParams row_wise{.rule = Rule::kRowWiseAdagrad, .step_size = 0.1, .eps = 1e-8};
   for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16}) {
     Pair({.dtype = dtype, .dim = 19, .params = row_wise, .ids = 12, .range = 12},
-         Emulated(LanesKernels()), 3)
+         EmulatedDevice(LanesKernels()), 3)
         .Run(12);
   }
 }
 
 // Where there is one.
 TEST(AGpuHasTheResultsOfTheTableInMemory) {
-  Result<std::shared_ptr<Space>> space = CudaSpace(0);
-  if (!space.ok()) return;
-  TryAll({space.value(), CudaKernels(space.value()).value()});
+  if (auto device = CudaDevice(0); device.ok()) TryAll(device.value());
 }
 
 }  // namespace

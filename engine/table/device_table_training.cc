@@ -33,11 +33,14 @@ Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* ro
 
 Status DeviceTable::Accumulate(const DeviceBatch& batch, const void* values, DType dtype, bool mean,
                                double divisor) {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<DeviceArrays> arrays = Scratch(AccumulateBytes(batch.size));
   if (!arrays.ok()) return arrays.status();
-  return AccumulateLocked(batch.distinct, batch.rows, /*check=*/true, values, dtype, mean, divisor,
-                          &arrays.value());
+  RECIS_RETURN_IF_ERROR(AccumulateLocked(batch.distinct, batch.rows, /*check=*/true, values, dtype,
+                                         mean, divisor, &arrays.value()));
+  surely_has_gradient_ |=
+      batch.all_admitted && batch.size > 0 && batch.evictions == eviction_count_;
+  return {};
 }
 
 size_t DeviceTable::CheckRowsBytes(int64_t n) {
@@ -79,7 +82,7 @@ Result<DeviceTable::DistinctRows> DeviceTable::DistinctOf(const int64_t* rows, i
 Status DeviceTable::AccumulateRows(const int64_t* rows, int64_t n, const void* values,
                                    DType dtype) {
   RECIS_RETURN_IF_ERROR(CheckBatch(options_, n));
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<DeviceArrays> arrays = Scratch(DistinctBytes(n) + AccumulateBytes(n));
   if (!arrays.ok()) return arrays.status();
   Result<DistinctRows> distinct = DistinctOf(rows, n, &arrays.value());
@@ -107,13 +110,21 @@ Result<int64_t> DeviceTable::LiveEntries() const {
 }
 
 Result<int64_t> DeviceTable::GradientRows() const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   return LiveEntries();
+}
+
+Result<bool> DeviceTable::HasGradient() const {
+  const Lock lock(*this);
+  if (surely_has_gradient_ || most_entries_ == 0) return bool{surely_has_gradient_};
+  Result<int64_t> entries = LiveEntries();
+  if (!entries.ok()) return entries.status();
+  return entries.value() > 0;
 }
 
 Result<int64_t> DeviceTable::ReadGradient(int64_t capacity, double divisor, int64_t* rows,
                                           std::byte* values) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<int64_t> live = LiveEntries();
   if (!live.ok()) return live;
   const int64_t n = std::min(live.value(), capacity);
@@ -125,13 +136,14 @@ Result<int64_t> DeviceTable::ReadGradient(int64_t capacity, double divisor, int6
 }
 
 Status DeviceTable::ClearGradient() {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   const int64_t n = std::exchange(most_entries_, 0);
+  surely_has_gradient_ = false;
   return kernels().ClearGradient(view(), n, stream());
 }
 
 Status DeviceTable::Step(const RuleParams& params, const std::vector<int>& states) {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Result<RecordPlaces> places = PlacesOf(options_, schema_, params, states);
   if (!places.ok()) return places.status();
   return kernels().Step(
@@ -142,7 +154,7 @@ Status DeviceTable::Step(const RuleParams& params, const std::vector<int>& state
 // ---- slots ------------------------------------------------------------------------------
 
 Result<int> DeviceTable::AddSlot(Slot slot) {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   Schema schema = schema_;
   Result<int> added = AddSlotTo(options_, std::move(slot), &schema);
   if (!added.ok()) return added;
@@ -161,12 +173,12 @@ Result<int> DeviceTable::AddSlot(Slot slot) {
 }
 
 std::vector<Slot> DeviceTable::Slots() const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   return schema_.slots();
 }
 
 Status DeviceTable::ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(CheckSlot(options_, schema_, slot));
   Result<DeviceArrays> arrays = Scratch(CheckRowsBytes(n));
   if (!arrays.ok()) return arrays.status();
@@ -179,7 +191,7 @@ Status DeviceTable::ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte
 
 Status DeviceTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
   RECIS_RETURN_IF_ERROR(CheckBatch(options_, n));
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(CheckSlot(options_, schema_, slot));
   Result<DeviceArrays> arrays = Scratch(DistinctBytes(n) + ArrayBytes<uint32_t>(n));
   if (!arrays.ok()) return arrays.status();
@@ -191,7 +203,7 @@ Status DeviceTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const st
 }
 
 Status DeviceTable::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values) {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(CheckCounter(options_, schema_, slot));
   Result<DeviceArrays> arrays = Scratch(CheckRowsBytes(n));
   if (!arrays.ok()) return arrays.status();
@@ -203,7 +215,7 @@ Status DeviceTable::AddToSlot(int slot, const int64_t* rows, int64_t n, const in
 }
 
 Status DeviceTable::ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const {
-  const Lock lock(mutex_);
+  const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(CheckSlot(options_, schema_, slot));
   Result<DeviceArrays> arrays = Scratch(ArrayBytes<Row>(capacity));
   if (!arrays.ok()) return arrays.status();

@@ -101,6 +101,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // Adds to rows, repeats summed. Fails without effect if a row is not live.
   Status AccumulateRows(const int64_t* rows, int64_t n, const void* values, DType dtype);
   int64_t GradientRows() const;
+  bool HasGradient() const { return GradientRows() > 0; }
   // Pending gradient: rows ascending, values in accumulators divided by `divisor`.
   // REQUIRES: room for GradientRows().
   int64_t ReadGradient(int64_t capacity, double divisor, int64_t* rows, std::byte* values) const;
