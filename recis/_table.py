@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recis import _engine
 from recis._counters import table_requests
+from recis._place import ON_CPU, Place
 from recis._policy_state import PolicyStates
 from recis._slices import ALL_SLICES, Slice
 from recis._tensors import (
@@ -20,8 +21,8 @@ from recis._tensors import (
     address_of,
     check_ids,
     check_values,
+    for_engine,
     new_output,
-    on_cpu,
     use_torch_threads,
 )
 
@@ -63,20 +64,25 @@ class Slot:
     def value(self) -> Tensor:
         """A copy in row order, `(capacity, *shape)`; rows that hold no id are zeros."""
         capacity = self._table.engine.capacity()
-        out, _ = new_output((capacity, *self.shape), self.dtype)
+        out, _ = new_output((capacity, *self.shape), self.dtype, self._table.device)
         self._table.engine.read_whole_slot(self._index, capacity, out.data_ptr())
         return out
 
     def values(self) -> list[Tensor]:
-        """One tensor a block, `(block_size, *shape)`: copies for a table in a store.
+        """One tensor a block, `(block_size, *shape)`: copies for a table in a store or on a GPU.
 
-        For a table in memory they are live views: writing into one writes the table. A view
-        stays valid memory for ever, but shows the table only until a slot is added or the table
-        is cleared: ask again then.
+        Else they are live views: writing into one writes the table. A view stays valid memory
+        for ever, but shows the table only until a slot is added or the table is cleared: ask
+        again then.
         """
-        if self._table.store is not None:
-            return list(self.value().split(self.block_size()))
-        return [self._view(block) for block in range(self._table.blocks())]
+        engine = self._table.engine
+        if self._table.store is not None or not isinstance(engine, _engine.Table):
+            rows = self.value()
+            blocks = len(rows) // self.block_size()
+            return list(rows.view(blocks, self.block_size(), *self.shape).unbind())
+        return [
+            self._view(engine.block(self._index, block)) for block in range(self._table.blocks())
+        ]
 
     def read(self, rows: Tensor) -> Tensor:
         """A copy for these rows, int64 `(n,)`, as `(n, *shape)`.
@@ -84,8 +90,8 @@ class Slot:
         Raises:
             IndexError: a row is not in use.
         """
-        rows = check_ids(rows, f"{self}: rows")
-        out, _ = new_output((rows.numel(), *self.shape), self.dtype)
+        rows = check_ids(rows, f"{self}: rows", self._table.device)
+        out, _ = new_output((rows.numel(), *self.shape), self.dtype, self._table.device)
         self._table.engine.read_slot(self._index, rows.data_ptr(), rows.numel(), out.data_ptr())
         return out
 
@@ -95,9 +101,9 @@ class Slot:
         Raises:
             IndexError: a row is not in use; nothing was written.
         """
-        rows = check_ids(rows, f"{self}: rows")
+        rows = check_ids(rows, f"{self}: rows", self._table.device)
         values = check_values(values, rows.numel(), self.shape, f"{self}: values")
-        values = on_cpu(values, self.dtype)
+        values = for_engine(values, self.dtype, self._table.device)
         self._table.engine.write_slot(self._index, rows.data_ptr(), rows.numel(), values.data_ptr())
 
     def add(self, rows: Tensor, values: Tensor) -> None:
@@ -109,15 +115,14 @@ class Slot:
             IndexError: a row is not in use; nothing was added.
             ValueError: the slot is not int64.
         """
-        rows = check_ids(rows, f"{self}: rows")
+        rows = check_ids(rows, f"{self}: rows", self._table.device)
         values = check_values(values, rows.numel(), self.shape, f"{self}: values")
-        values = check_ids(values, f"{self}: values")
+        values = check_ids(values, f"{self}: values", self._table.device)
         self._table.engine.add_to_slot(
             self._index, rows.data_ptr(), rows.numel(), values.data_ptr()
         )
 
-    def _view(self, block: int) -> Tensor:
-        memory = self._table.engine.block(self._index, block)
+    def _view(self, memory: _engine.Block) -> Tensor:
         strides = [math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
         return torch.frombuffer(memory, dtype=self.dtype).as_strided(
             (self.block_size(), *self.shape),
@@ -176,6 +181,7 @@ class Table:
         block_size: int,
         store: Store | None = None,
         *,
+        place: Place = ON_CPU,
         slice: Slice = ALL_SLICES,
         children: Sequence[str] = (),
         coalesced: bool = False,
@@ -186,6 +192,8 @@ class Table:
         self.shape = shape
         self.block_size = block_size
         self.store = store
+        self.place = place
+        self.device = place.device
         self.slice = slice
         self.children = list(children) or [name]
         self._takes_part = False
@@ -216,8 +224,8 @@ class Table:
                     "another number, have those save a snapshot, load it, and use new stores"
                 )
         there = store is not None and store.joined(self.name)
-        self.engine = _engine.Table(
-            self.name, CODE_OF[self.dtype], list(self.shape), self.block_size, draw, store
+        self.engine = self.place.make_table(
+            self.name, CODE_OF[self.dtype], self.shape, self.block_size, draw, store
         )
         self._joined = store is not None and not there
         if self.store is not None:
@@ -232,23 +240,26 @@ class Table:
     # ---- lookup ----
 
     def read(self, ids: Tensor) -> Tensor:
-        """Embeddings of ids of any shape; those without a row read as zeros. Changes nothing."""
+        """Embeddings of ids of any shape; those without a row read as zeros. Changes nothing.
+
+        Here and below, ids are on the table's device.
+        """
         count = ids.numel()
         use_torch_threads(count)
-        out, stream = new_output((*ids.shape, *self.shape), self.dtype)
+        out, stream = new_output((*ids.shape, *self.shape), self.dtype, self.device)
         self.engine.read(ids.data_ptr(), count, out.data_ptr(), stream)
         return out
 
     def lookup(
         self, ids: Tensor, policy: _engine.AdmissionPolicy | None, times: Tensor | None = None
-    ) -> tuple[Tensor, _engine.Batch]:
+    ) -> tuple[Tensor, _engine._Batch]:
         """Embeddings of ids, admitting new ones as `policy` says (None: all).
 
-        times: int32, of the shape of ids: occurrences that each stands for; None, one each.
+        times: int32 of the shape of ids, on the CPU: occurrences that each stands for; None, one.
         """
         count = ids.numel()
         use_torch_threads(count)
-        out, stream = new_output((*ids.shape, *self.shape), self.dtype)
+        out, stream = new_output((*ids.shape, *self.shape), self.dtype, self.device)
         batch = self.engine.lookup(
             ids.data_ptr(), count, policy, out.data_ptr(), stream, address_of(times)
         )
@@ -256,10 +267,11 @@ class Table:
 
     def lookup_asking(
         self, ids: Tensor, ask: AskAdmission, times: Tensor | None = None
-    ) -> tuple[Tensor, _engine.Batch]:
+    ) -> tuple[Tensor, _engine._Batch]:
         """The same with a policy in Python, which runs while the table is not locked."""
         batch = self.find(ids, times)
-        positions, new_ids, counts = torch.empty((3, batch.distinct), dtype=torch.int64)
+        distinct = batch.count_distinct()
+        positions, new_ids, counts = torch.empty((3, distinct), dtype=torch.int64)
         found = batch.unknown(positions.data_ptr(), new_ids.data_ptr(), counts.data_ptr())
         if found:
             answer = ask(new_ids[:found], counts[:found])
@@ -268,52 +280,53 @@ class Table:
                 raise TypeError(f"{expected}, found {type(answer).__name__}")
             if answer.dtype != torch.bool or answer.shape != (found,):
                 raise ValueError(f"{expected}, found {answer.dtype} {tuple(answer.shape)}")
-            admit = torch.zeros(batch.distinct, dtype=torch.bool)
+            admit = torch.zeros(distinct, dtype=torch.bool)
             admit[positions[:found]] = answer.cpu()
             self.engine.admit(batch, admit.data_ptr())
-        out, stream = new_output((*ids.shape, *self.shape), self.dtype)
+        out, stream = new_output((*ids.shape, *self.shape), self.dtype, self.device)
         self.engine.gather(batch, out.data_ptr(), stream)
         return out, batch
 
-    def find(self, ids: Tensor, times: Tensor | None) -> _engine.Batch:
+    def find(self, ids: Tensor, times: Tensor | None) -> _engine._Batch:
         """Which rows ids have, admitting none; `times` as for `lookup`."""
         use_torch_threads(ids.numel())
         return self.engine.find(ids.data_ptr(), ids.numel(), address_of(times))
 
     def contains(self, ids: Tensor) -> Tensor:
-        """Bool mask of the shape of ids: which have a row."""
-        ids = check_ids(ids, f"table {self.name!r}: ids")
-        out = torch.empty(ids.shape, dtype=torch.bool)
-        self.engine.contains(ids.data_ptr(), ids.numel(), out.data_ptr())
-        return out
+        """Bool mask of the shape of ids, on their device: which have a row."""
+        given = check_ids(ids, f"table {self.name!r}: ids", self.device)
+        out = torch.empty(ids.shape, dtype=torch.bool, device=self.device)
+        self.engine.contains(given.data_ptr(), given.numel(), out.data_ptr())
+        return out.to(ids.device)
 
     def rows_of(self, ids: Tensor) -> Tensor:
-        """Rows of the shape of ids; -1 for an id that has none."""
-        ids = check_ids(ids, f"table {self.name!r}: ids")
-        out = torch.empty(ids.shape, dtype=torch.int64)
-        self.engine.rows(ids.data_ptr(), ids.numel(), out.data_ptr())
-        return out
+        """Rows of the shape of ids, on their device; -1 for an id that has none."""
+        given = check_ids(ids, f"table {self.name!r}: ids", self.device)
+        out = torch.empty(ids.shape, dtype=torch.int64, device=self.device)
+        self.engine.rows(given.data_ptr(), given.numel(), out.data_ptr())
+        return out.to(ids.device)
 
     def prefetch(self, ids: Tensor) -> None:
         """Starts promoting the rows of these ids; see `HashTable.prefetch`."""
-        self.engine.prefetch(ids.data_ptr(), ids.numel())
+        if isinstance(self.engine, _engine.Table):
+            self.engine.prefetch(ids.data_ptr(), ids.numel())
 
     # ---- change ----
 
-    def insert(self, ids: Tensor, embeddings: Tensor) -> _engine.Batch:
+    def insert(self, ids: Tensor, embeddings: Tensor) -> _engine._Batch:
         """Admits ids `(n,)` and overwrites their embeddings; see `HashTable.insert`."""
         what = f"table {self.name!r}: insert"
-        ids = check_ids(ids, f"{what}: ids").reshape(-1)
+        ids = check_ids(ids, f"{what}: ids", self.device).reshape(-1)
         embeddings = check_values(embeddings, ids.numel(), self.shape, f"{what}: embeddings")
         if embeddings.dtype != self.dtype:
             raise ValueError(f"{what}: expected {self.dtype}, found {embeddings.dtype}")
         use_torch_threads(ids.numel())
-        embeddings = on_cpu(embeddings, self.dtype)
+        embeddings = for_engine(embeddings, self.dtype, self.device)
         return self.engine.insert(ids.data_ptr(), ids.numel(), embeddings.data_ptr())
 
     def evict(self, ids: Tensor) -> int:
         """Removes ids and all that belongs to them; returns how many had a row."""
-        ids = check_ids(ids, f"table {self.name!r}: evict: ids")
+        ids = check_ids(ids, f"table {self.name!r}: evict: ids", self.device)
         use_torch_threads(ids.numel())
         return self.engine.evict(ids.data_ptr(), ids.numel())
 
@@ -335,7 +348,7 @@ class Table:
                 repeat; nothing has changed.
         """
         what = f"table {self.name!r}: restore"
-        ids = check_ids(ids, f"{what}: ids").reshape(-1)
+        ids = check_ids(ids, f"{what}: ids", self.device).reshape(-1)
         slots, kept = [], []
         for name, value in values.items():
             slot = self.get_slot(name)
@@ -343,14 +356,14 @@ class Table:
             if value.dtype != slot.dtype:
                 raise ValueError(f"{what}: {name}: expected {slot.dtype}, found {value.dtype}")
             slots.append(slot.index)
-            kept.append(on_cpu(value, slot.dtype))
+            kept.append(for_engine(value, slot.dtype, self.device))
         use_torch_threads(ids.numel())
         addresses = [value.data_ptr() for value in kept]
         self.engine.restore(ids.data_ptr(), ids.numel(), slots, addresses)
 
     def track(self, on: bool = True) -> None:
         """Starts, or stops, to remember which rows change: what `cut(delta=True)` needs."""
-        self.engine.track(on)
+        self._saved_from().track(on)
 
     def cut(self, *, delta: bool = False, pool_bytes: int = 1 << 28) -> _engine.Cut:
         """The table as of now, to be written while it goes on being changed.
@@ -364,13 +377,21 @@ class Table:
             RuntimeError: there is a cut of this table already.
             ValueError: a delta of a table that is not tracked.
         """
-        return self.engine.cut(delta, pool_bytes)
+        return self._saved_from().cut(delta, pool_bytes)
+
+    def _saved_from(self) -> _engine.Table:
+        if not isinstance(self.engine, _engine.Table):
+            raise NotImplementedError(
+                f"table {self.name!r}: a table on {self.place.name} cannot be saved yet. Move its "
+                "content into one with device='cpu': other.insert(table.ids(), table.embeddings())"
+            )
+        return self.engine
 
     # ---- gradient ----
 
-    def accumulate(self, batch: _engine.Batch, grad: Tensor, mean: bool, divisor: float) -> None:
+    def accumulate(self, batch: _engine._Batch, grad: Tensor, mean: bool, divisor: float) -> None:
         """Adds the gradient of a lookup's output."""
-        grad = on_cpu(grad, self.dtype)
+        grad = for_engine(grad, self.dtype, self.device)
         use_torch_threads(batch.size)
         self.engine.accumulate(batch, grad.data_ptr(), CODE_OF[self.dtype], mean, divisor)
 
@@ -378,11 +399,11 @@ class Table:
         """Adds to the pending gradient of rows; see `HashTable.accept_grad`."""
         what = f"table {self.name!r}: accept_grad"
         self._check_trainable(what)
-        rows = check_ids(grad_index, f"{what}: grad_index").reshape(-1)
+        rows = check_ids(grad_index, f"{what}: grad_index", self.device).reshape(-1)
         grad = check_values(grad, rows.numel(), self.shape, f"{what}: grad")
         if not grad.is_floating_point():
             raise TypeError(f"{what}: expected a floating-point grad, found {grad.dtype}")
-        grad = on_cpu(grad, accumulator_of(self.dtype))
+        grad = for_engine(grad, accumulator_of(self.dtype), self.device)
         self.engine.accumulate_rows(
             rows.data_ptr(), rows.numel(), grad.data_ptr(), CODE_OF[grad.dtype]
         )
@@ -392,8 +413,9 @@ class Table:
         if acc_step <= 0:
             raise ValueError(f"table {self.name!r}: acc_step must be positive, is {acc_step}")
         room = self.engine.gradient_rows()
-        rows = torch.empty(room, dtype=torch.int64)
-        values = torch.empty((room, *self.shape), dtype=accumulator_of(self.dtype))
+        rows = torch.empty(room, dtype=torch.int64, device=self.device)
+        accumulator = accumulator_of(self.dtype)
+        values = torch.empty((room, *self.shape), dtype=accumulator, device=self.device)
         count = self.engine.read_gradient(room, acc_step, rows.data_ptr(), values.data_ptr())
         size = (self.engine.capacity(), *self.shape)
         return torch.sparse_coo_tensor(
@@ -416,12 +438,11 @@ class Table:
     @property
     def has_gradient(self) -> bool:
         """Whether a step would count: all workers' tables count the same ones."""
-        return self._takes_part or self.engine.gradient_rows() > 0
+        return self._takes_part or self.engine.has_gradient()
 
     def step(self, params: _engine.RuleParams, states: list[int]) -> None:
         """Applies the pending gradient to the rows it belongs to."""
-        count = self.engine.gradient_rows()
-        use_torch_threads(count * 4)
+        use_torch_threads()
         self.engine.step(params, states)
 
     # ---- slots ----
@@ -486,9 +507,9 @@ class Table:
         load_table_state(self, state_dict)
 
     def ids_map(self) -> tuple[Tensor, Tensor]:
-        """`(ids, rows)`, int64 `(R,)` each, rows ascending."""
-        room = len(self.engine)
-        ids, rows = torch.empty((2, room), dtype=torch.int64)
+        """`(ids, rows)`, int64 `(R,)` each on the table's device, rows ascending."""
+        room = self.engine.size()
+        ids, rows = torch.empty((2, room), dtype=torch.int64, device=self.device)
         count = self.engine.ids_map(room, ids.data_ptr(), rows.data_ptr())
         return ids[:count], rows[:count]
 
@@ -501,7 +522,7 @@ class Table:
         return self.engine.stats()
 
     def __len__(self) -> int:
-        return len(self.engine)
+        return self.engine.size()
 
     def _check_trainable(self, what: str) -> None:
         if not self.dtype.is_floating_point:

@@ -22,6 +22,8 @@ DTYPES = (
 )
 CODE_OF = {dtype: code for code, dtype in enumerate(DTYPES)}
 
+CPU = torch.device("cpu")
+
 # Below this, torch's own allocator is as fast and its memory as warm.
 _CACHED_OUTPUT_BYTES = 1 << 20
 # Below this, an output is read back from the processor's cache sooner than from memory.
@@ -35,30 +37,32 @@ def accumulator_of(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def use_torch_threads(ids: int) -> None:
+def use_torch_threads(ids: int = _PARALLEL_IDS) -> None:
     """Lets the engine use as many threads as torch does, for a call with this many ids."""
     if ids >= _PARALLEL_IDS:
         _engine.set_thread_count(torch.get_num_threads())
 
 
-def new_output(shape: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """An uninitialised CPU tensor, and whether to write it past the processor's cache.
+def new_output(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device = CPU
+) -> tuple[Tensor, bool]:
+    """An uninitialised tensor, and whether to write it past the processor's cache.
 
-    Large outputs come from the engine's cache of buffers and return to it when the tensor
+    Large ones on the CPU come from the engine's cache of buffers and return to it when the tensor
     dies, so that their pages are not given back to the system and faulted in again.
     """
     count = math.prod(shape)
     size = count * dtype.itemsize
-    if size < _CACHED_OUTPUT_BYTES:
-        return torch.empty(shape, dtype=dtype), False
+    if size < _CACHED_OUTPUT_BYTES or device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device), False
     buffer = _engine.Buffer(size)
     tensor = torch.frombuffer(buffer, dtype=dtype, count=count).view(*shape)
     return tensor, buffer.warm and size >= _STREAMED_OUTPUT_BYTES
 
 
-def on_cpu(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as the engine reads it: contiguous, on the CPU, of this dtype."""
-    return tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+def for_engine(tensor: Tensor, dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
+    """The tensor as the engine reads it: contiguous, on its device, of this dtype."""
+    return tensor.detach().to(device=device, dtype=dtype).contiguous()
 
 
 def distinct(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,8 +84,8 @@ def address_of(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def check_ids(ids: Tensor, what: str) -> Tensor:
-    """Ids as the engine reads them.
+def check_ids(ids: Tensor, what: str, device: torch.device = CPU) -> Tensor:
+    """Ids as the engine reads them: contiguous, on its device.
 
     Raises:
         TypeError: `ids` is not an int64 tensor.
@@ -90,9 +94,9 @@ def check_ids(ids: Tensor, what: str) -> Tensor:
         raise TypeError(f"{what}: expected an int64 tensor, found {type(ids).__name__}")
     if ids.dtype != torch.int64:
         raise TypeError(f"{what}: expected int64, found {ids.dtype}; convert with ids.long()")
-    if ids.is_contiguous() and ids.device.type == "cpu":
+    if ids.is_contiguous() and ids.device == device:
         return ids
-    return ids.detach().to("cpu").contiguous()
+    return ids.detach().to(device).contiguous()
 
 
 def check_values(values: Tensor, count: int, shape: tuple[int, ...], what: str) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+import recis
 from recis.nn import HashTable
 
 from . import workers
@@ -20,10 +21,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "recis"))
 _numbers = count()
 
 
-@pytest.fixture(params=["cpu"])
+ON_A_GPU = [pytest.mark.cuda]
+if not (torch.cuda.is_available() and recis.build_info()["cuda"]):
+    ON_A_GPU += [pytest.mark.skip(reason="there is no GPU, or no CUDA in torch or in recis")]
+DEVICES = ["cpu", "emulated", pytest.param("cuda", marks=ON_A_GPU)]
+
+
+def pytest_generate_tests(metafunc):
+    """Tests of tables run on each device, unless they are marked `only_on_cpu`."""
+    if "device" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only_on_cpu")
+        metafunc.parametrize("device", DEVICES[:1] if only else DEVICES, indirect=True)
+
+
+@pytest.fixture
 def device(request):
-    """Where the tables under test live."""
-    return torch.device(request.param)
+    """Where the tables under test live, as `HashTable` takes it."""
+    return request.param
 
 
 @pytest.fixture

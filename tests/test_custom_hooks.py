@@ -54,7 +54,13 @@ class Rising(BaseAdmitHookImpl):
         return mask
 
 
+class Failing(BaseAdmitHookImpl):
+    def admit(self, ids, counts):
+        raise ArithmeticError("no")
+
+
 HashtableHookFactory().regist_filter("Negative", NegativeFilter)
+HashtableHookFactory().regist_admit("Failing", Failing)
 HashtableHookFactory().regist_admit("Rising", Rising)
 
 
@@ -84,11 +90,6 @@ def test_ones_own_admission_is_asked_of_new_ids_once_with_their_counts(make_tabl
 
 
 def test_an_admission_that_fails_changes_nothing(make_table):
-    class Failing(BaseAdmitHookImpl):
-        def admit(self, ids, counts):
-            raise ArithmeticError("no")
-
-    HashtableHookFactory().regist_admit("Failing", Failing)
     table = make_table()
     table(long(1)).sum().backward()
     before = dump(table)

@@ -12,10 +12,16 @@ from recis.optim import SparseSGD
 from recis.ragged import RaggedTensor
 
 _names = count()
+_defaults = {"embedding_dim": 2}
+
+
+@pytest.fixture(autouse=True)
+def on_each_device(device, monkeypatch):
+    monkeypatch.setitem(_defaults, "device", device)
 
 
 def option(**fields):
-    return EmbeddingOption(**{"embedding_dim": 2, "shared_name": f"name{next(_names)}", **fields})
+    return EmbeddingOption(**{**_defaults, "shared_name": f"name{next(_names)}", **fields})
 
 
 def filled(**fields):

@@ -182,6 +182,14 @@ def test_no_tests_are_a_failure(tmp_path):
     assert judge(2, "").verdict == FAILED
 
 
+def test_the_tests_of_tables_are_found(tmp_path):
+    (command,) = (each.command for each in gpu_report.steps(tmp_path) if each.name == "tests")
+    done = subprocess.run(
+        [*command, "--collect-only"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "test_calls_add_up[cuda]" in done.stdout
+
+
 def test_figures_are_part_of_the_report(tmp_path):
     spread = {"median": 1.234567, "low": 1.0, "high": 2.0}
     figures = {

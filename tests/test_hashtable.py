@@ -285,6 +285,10 @@ def test_value_is_a_copy_of_whole_blocks_in_row_order(make_table):
     assert by_id(table)[0] == [10.0]
 
 
+no_views = pytest.mark.only_on_cpu("blocks of tables on devices are copies")
+
+
+@no_views
 @pytest.mark.parametrize("shape, block_size", [([3], 4), ([2, 2], 1), ([1], 1000)])
 def test_writing_into_a_block_writes_the_table(make_table, shape, block_size):
     table = make_table(shape, block_size=block_size)
@@ -298,6 +302,7 @@ def test_writing_into_a_block_writes_the_table(make_table, shape, block_size):
     assert torch.equal(table.embeddings(), values)
 
 
+@no_views
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.float16], ids=str)
 def test_blocks_of_any_slot_are_views(make_table, dtype):
     table = make_table([3], block_size=2)

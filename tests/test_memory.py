@@ -25,6 +25,10 @@ def empty_cache():
     clear_idle_buffers()
 
 
+torchs_memory = pytest.mark.only_on_cpu("outputs on a GPU are torch's")
+
+
+@torchs_memory
 def test_a_large_output_returns_to_the_cache_and_is_used_again(make_table, empty_cache):
     table = make_table([32]).eval()
     ids = torch.arange(20_000)
@@ -50,6 +54,7 @@ def test_an_output_is_not_written_again_while_it_is_used(make_table, empty_cache
     assert second.max() == 0
 
 
+@torchs_memory
 def test_idle_buffers_are_bounded(make_table, empty_cache):
     table = make_table([64]).eval()
     outputs = [table(torch.arange(200_000)) for _ in range(8)]

@@ -201,16 +201,17 @@ def test_a_table_has_one_filter_of_a_name(make_table):
         HashtableHookFactory().create_filter_hook(table, FrequencyFilterHook(4))
 
 
+HashtableHookFactory().regist_admit("Empty", BaseAdmitHookImpl)
+HashtableHookFactory().regist_filter("Empty", BaseFilterHookImpl)
+
+
 def test_a_policy_that_defines_nothing_says_what_to_define(make_table):
-    factory = HashtableHookFactory()
-    factory.regist_admit("Empty", BaseAdmitHookImpl)
-    factory.regist_filter("Empty", BaseFilterHookImpl)
     table = make_table(filter_hook=FilterHook("Empty"))
     with pytest.raises(NotImplementedError, match=r"must define admit\(ids, counts\)"):
         table(long(1), admit_hook=AdmitHook("Empty"))
     assert len(table) == 0
     with pytest.raises(NotImplementedError, match=r"must define filter\(ids, "):
-        factory.get_filters()["Empty"][table].do_filter()
+        HashtableHookFactory().get_filters()["Empty"][table].do_filter()
 
 
 # ---- initializers ----

@@ -1,7 +1,7 @@
 // What the files of bind/ share. Only this room knows Python.
 //
 // Tensors come as the address of their first element, a count and, where it is not fixed,
-// a dtype; recis/ has checked that they are contiguous and on the CPU.
+// a dtype; recis/ has checked that they are contiguous and where the engine expects them.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -38,9 +38,12 @@ T* Address(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+void InitBatch(py::module_& module);
+void InitDeviceTable(py::module_& module);
 void InitMemory(py::module_& module);
 void InitPolicies(py::module_& module);
 void InitPooling(py::module_& module);
+void InitSettings(py::module_& module);
 void InitSnapshot(py::module_& module);
 void InitStore(py::module_& module);
 void InitTable(py::module_& module);

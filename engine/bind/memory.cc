@@ -1,9 +1,8 @@
-// Buffers for outputs, threads, large pages and GPUs.
+// Buffers for outputs, threads and large pages.
 #include "device/memory.h"
 
 #include "base/thread_pool.h"
 #include "bind/bind.h"
-#include "device/space.h"
 
 namespace recis::bind {
 
@@ -20,9 +19,6 @@ void InitMemory(py::module_& module) {
   module.def("thread_count", &ThreadCount);
   module.def("enter_background", &EnterBackground);
   module.def("set_large_pages", &SetLargePages, py::arg("on"));
-  module.def(
-      "check_cuda", [](int index) { ValueOrThrow(CudaSpace(index)); }, py::arg("index"),
-      Unlocked());
 }
 
 }  // namespace recis::bind

@@ -80,7 +80,10 @@ PYBIND11_MODULE(_engine, module) {
   InitPolicies(module);
   InitPooling(module);
   InitStore(module);
+  InitSettings(module);
+  InitBatch(module);
   InitTable(module);
+  InitDeviceTable(module);
   InitSnapshot(module);
   module.def("build_info", &BuildInfo);
 }

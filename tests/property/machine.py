@@ -58,7 +58,7 @@ class TableAgainstDict(RuleBasedStateMachine):
     """Whatever is done to a table, it holds what a dict of arrays would."""
 
     numbers = count()
-    device = torch.device("cpu")
+    device = "cpu"
     dtypes = FLOATING
     optimizers = st.none()  # attached from the start
     attachable = st.one_of(OPTIMIZERS.values())  # later

@@ -19,8 +19,8 @@ from recis._tensors import (
     accumulator_of,
     address_of,
     check_ids,
+    for_engine,
     new_output,
-    on_cpu,
     use_torch_threads,
 )
 
@@ -102,8 +102,8 @@ def _call(
     """`(rows, dim)` of the values' dtype."""
     dtype = values.dtype
     accumulator = accumulator_of(dtype)
-    given = on_cpu(values, dtype)
-    weights = None if weight is None else on_cpu(weight, accumulator)
+    given = for_engine(values, dtype)
+    weights = None if weight is None else for_engine(weight, accumulator)
     out, _ = new_output((rows, values.shape[1]), accumulator)
     use_torch_threads(ids)
     sums(

@@ -351,7 +351,7 @@ def _own_rows(plan: _Plan, k: int, batches: list[Any]) -> Tensor:
     wanted = plan.wanted[k]
     ids, counts = plan.asked[k]
     if not _admits(wanted):
-        return wanted.table.table.read(ids)
+        return wanted.table.table.read(ids.to(wanted.table.device)).cpu()
     times = counts.to(torch.int32)
     rows, batches[k] = wanted.table._admit(ids, wanted.admit_hook, times)
-    return rows
+    return rows.cpu()

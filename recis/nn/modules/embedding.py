@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recis._collectives import host_group
 from recis._slices import gen_slice
-from recis._tensors import check_ids, check_values, on_cpu
+from recis._tensors import check_ids, check_values, for_engine
 from recis.nn.functional import pool, tile
 from recis.nn.hashtable_hook import AdmitHook, FilterHook
 from recis.nn.initializers import BaseInitializer, ConstantInitializer
@@ -65,7 +65,7 @@ class EmbeddingOption:
     embedding_dim: int = 16
     block_size: int = 10240
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = torch.device("cpu")
     trainable: bool = True
     pg: dist.ProcessGroup | None = None
     max_partition_num: int = 65536
@@ -111,7 +111,7 @@ class EmbeddingOption:
             {
                 "dim": self.embedding_dim,
                 "dtype": str(self.dtype),
-                "device": self.device.type,
+                "device": str(self.device),
                 "max_partition_num": self.max_partition_num,
                 "initializer": str(self.initializer),
                 "grad_reduce_by": self.grad_reduce_by,
@@ -303,4 +303,4 @@ class DynamicEmbedding(torch.nn.Module):
         values = check_values(input_emb, ids.numel(), shape, f"{what}: embeddings")
         if values.dtype != self._option.dtype:
             raise ValueError(f"{what}: expected {self._option.dtype}, found {values.dtype}")
-        insert(self._hashtable, ids, on_cpu(values, values.dtype), self._group)
+        insert(self._hashtable, ids, for_engine(values, values.dtype), self._group)

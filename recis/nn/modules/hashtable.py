@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from recis import _engine
+from recis._place import Place, place_of
 from recis._singleton import Singleton
 from recis._slices import Slice as Slice
 from recis._slices import gen_slice as gen_slice
@@ -84,7 +85,9 @@ class HashTable(torch.nn.Module):
         block_size: rows a block holds: the unit of memory, of `slot.values()` and of spilling.
         dtype: float32, float64, float16, bfloat16, int8, int32 or int64. float16 and bfloat16
             tables keep gradients and optimizer state in float32.
-        device: where hot rows live. Only the CPU, so far.
+        device: where hot rows live: "cpu", or a GPU such as "cuda:0", whose memory then holds all
+            of the table. It works on the stream that is torch's current one. No `store`, and it
+            cannot be saved yet.
         coalesced: whether several tables share this one; ids then carry their child's index,
             see `children_info().encode`.
         children: names of those tables; default, `[name]`.
@@ -144,7 +147,12 @@ class HashTable(torch.nn.Module):
             raise ValueError(
                 f"table {name!r}: grad_reduce_by must be 'worker' or 'id', found {grad_reduce_by!r}"
             )
-        self._device = _check_device(name, device)
+        place = _check_device(name, device)
+        if store is not None and not place.on_cpu:
+            raise ValueError(
+                f"table {name!r}: a table on {place.name} cannot be in a store yet, found "
+                f"{store!r}: make it with device='cpu'"
+            )
         self._children = ChildrenInfo(name, [name] if children is None else children, coalesced)
         self._initializer = ConstantInitializer() if initializer is None else initializer
         self._grad_mean = grad_reduce_by == "id"
@@ -159,6 +167,7 @@ class HashTable(torch.nn.Module):
             shape,
             block_size,
             store,
+            place=place,
             slice=slice,
             children=self._children.children(),
             coalesced=coalesced,
@@ -266,11 +275,11 @@ class HashTable(torch.nn.Module):
         else:
             admission = None if admit_hook is None else self._admission(admit_hook)
             out = _Lookup.apply(self._holder, self, flat, admission)
-        return out if ids.device.type == "cpu" else out.to(ids.device)
+        return out if ids.device == out.device else out.to(ids.device)
 
     def _checked(self, ids: Tensor, what: str) -> Tensor:
         """Ids as the engine reads them, of children that are there."""
-        ids = check_ids(ids, f"table {self._table.name!r}: {what}")
+        ids = check_ids(ids, f"table {self._table.name!r}: {what}", self._table.device)
         self._children.check_encoded(ids)
         return ids
 
@@ -283,7 +292,7 @@ class HashTable(torch.nn.Module):
 
     def _lookup(
         self, ids: Tensor, admission: BaseAdmitHookImpl | None, times: Tensor | None = None
-    ) -> tuple[Tensor, _engine.Batch]:
+    ) -> tuple[Tensor, _engine._Batch]:
         """Embeddings of checked ids; hooks see each as so many occurrences, int32 `(n,)`."""
         if admission is None or admission.policy is not None:
             policy = None if admission is None else admission.policy
@@ -297,15 +306,16 @@ class HashTable(torch.nn.Module):
 
     def _admit(
         self, ids: Tensor, admit_hook: AdmitHook | None, times: Tensor
-    ) -> tuple[Tensor, _engine.Batch]:
+    ) -> tuple[Tensor, _engine._Batch]:
         admission = None if admit_hook is None else self._admission(admit_hook)
         return self._lookup(self._checked(ids, "ids"), admission, times)
 
     def _insert(self, ids: Tensor, embeddings: Tensor, times: Tensor) -> None:
-        self._table.insert(self._checked(ids, "insert: ids"), embeddings)
+        ids = self._checked(ids, "insert: ids")
+        self._table.insert(ids, embeddings)
         self._observe(self._table.find(ids, times))
 
-    def _accumulate(self, batch: _engine.Batch, grad: Tensor, workers: int) -> None:
+    def _accumulate(self, batch: _engine._Batch, grad: Tensor, workers: int) -> None:
         """Adds the workers' sums of an id's gradients, as `grad_reduce_by` says."""
         divisor = float(workers)
         if self._grad_mean:
@@ -315,11 +325,11 @@ class HashTable(torch.nn.Module):
         self._table.take_part()
         self._table.accumulate(batch, grad, False, divisor)
 
-    def _observe(self, batch: _engine.Batch) -> None:
+    def _observe(self, batch: _engine._Batch) -> None:
         """Tells the filter hook which rows were used."""
         if self._filter_hook_impl is None:
             return
-        rows, counts = torch.empty((2, batch.distinct), dtype=torch.int64)
+        rows, counts = torch.empty((2, batch.count_distinct()), dtype=torch.int64)
         known = batch.known_rows(rows.data_ptr(), counts.data_ptr())
         self._filter_hook_impl.observe(rows[:known], counts[:known])
 
@@ -398,7 +408,7 @@ class HashTable(torch.nn.Module):
     # ---- content ----
 
     def ids(self) -> Tensor:
-        """Every id, int64 `(R,)`, by ascending row."""
+        """Every id, int64 `(R,)`, by ascending row, on the table's device."""
         return self._table.ids_map()[0]
 
     def embeddings(self) -> Tensor:
@@ -424,7 +434,7 @@ class HashTable(torch.nn.Module):
         return self.contains(ids)
 
     def contains(self, ids: Tensor) -> Tensor:
-        """Bool mask of the shape of ids: which have a row."""
+        """Bool mask of the shape of ids, on their device: which have a row."""
         return self._table.contains(ids)
 
     def stats(self) -> dict[str, int]:
@@ -450,7 +460,7 @@ class HashTable(torch.nn.Module):
     @property
     def device(self) -> torch.device:
         """Where hot rows live."""
-        return self._device
+        return self._table.device
 
     @property
     def slice(self) -> Slice:
@@ -574,17 +584,11 @@ def _check_kind(name: str, argument: str, value: object, *kinds: type) -> None:
         raise TypeError(f"table {name!r}: {argument} must be {wanted}, found {value!r}")
 
 
-def _check_device(name: str, device: torch.device | str) -> torch.device:
-    device = torch.device(device)
-    if device.type == "cpu":
-        return device
-    reason = "recis has tables on the CPU only, so far"
-    if device.type == "cuda":
-        try:
-            _engine.check_cuda(device.index or 0)
-        except RuntimeError as error:
-            reason = str(error)
-    raise RuntimeError(
-        f"table {name!r}: device {str(device)!r} is not available: {reason}. A table with "
-        "device='cpu' takes ids from any device; embeddings follow them."
-    )
+def _check_device(name: str, device: torch.device | str) -> Place:
+    try:
+        return place_of(device)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"table {name!r}: device {str(device)!r} is not available: {error}. A table with "
+            "device='cpu' takes ids from any device; embeddings follow them."
+        ) from None

@@ -47,8 +47,8 @@ class BaseAdmitHookImpl:
         """Which new ids get a row.
 
         Args:
-            ids: int64 `(n,)`, distinct, none of which has a row.
-            counts: int64 `(n,)`, how often each occurs in this call.
+            ids: int64 `(n,)` on the CPU, distinct, none of which has a row.
+            counts: int64 `(n,)` on the CPU, how often each occurs in this call.
 
         Returns:
             A bool mask `(n,)`. The others read as zeros and take no gradient.
@@ -149,7 +149,11 @@ class BaseFilterHookImpl(torch.nn.Module):
         self._name = name
 
     def update(self, index: Tensor) -> None:
-        """Called at each training lookup and insert with the rows, int64 `(n,)`, it touched."""
+        """Called at each training lookup and insert with the rows it touched.
+
+        Args:
+            index: int64 `(n,)`, on the CPU.
+        """
 
     def observe(self, rows: Tensor, counts: Tensor) -> None:
         """`update` with how often each row occurred, int64 `(n,)`; override one of the two."""
@@ -162,8 +166,8 @@ class BaseFilterHookImpl(torch.nn.Module):
         """Which ids to evict.
 
         Args:
-            ids: int64 `(n,)`, every id of the table.
-            index: int64 `(n,)`, their rows.
+            ids: int64 `(n,)`, every id of the table, on its device.
+            index: int64 `(n,)`, their rows, there too.
 
         Returns:
             The ids to evict and their rows.
@@ -255,7 +259,7 @@ class GlobalStepFilterHookImpl(BaseFilterHookImpl):
     @override
     def filter(self, ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         stamps = self._ht.get_slot(str(self._name)).read(index).view(-1)
-        stale = self._global_step.cpu() - stamps > self._filter_step
+        stale = self._global_step.to(stamps.device) - stamps > self._filter_step
         return ids[stale], index[stale]
 
 

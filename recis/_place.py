@@ -1,0 +1,84 @@
+"""Where tables live: in the CPU's memory, or in a device's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+
+from recis import _engine
+from recis._tensors import CPU
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Place(NamedTuple):
+    """Where a table lives."""
+
+    name: str
+    """As the user says it: "cpu", "cuda:0"."""
+    device: torch.device
+    """Of the tensors that the engine reads and writes."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is a table in memory or in a store, and not one on a device."""
+        return self.name == "cpu"
+
+    def make_table(
+        self,
+        name: str,
+        dtype: int,
+        shape: Sequence[int],
+        block_size: int,
+        draw: _engine.Draw,
+        store: _engine.Store | None,
+    ) -> _engine._Table:
+        """The engine's table of this place. REQUIRES: one on a device has no store."""
+        if self.on_cpu:
+            return _engine.Table(name, dtype, list(shape), block_size, draw, store)
+        gpu = self.device.index  # None on the emulated device
+        table = _engine.DeviceTable(name, dtype, list(shape), block_size, draw, gpu)
+        if gpu is None:
+            return table
+        return cast("_engine._Table", _OnCurrentStream(table, self.device))
+
+
+ON_CPU = Place("cpu", CPU)
+
+# For tests: the code of tables on GPUs, run by the host in memory of its own. Tensors for it are
+# the CPU's.
+EMULATED = Place("emulated", CPU)
+
+
+def place_of(device: torch.device | str) -> Place:
+    """The place that a device stands for.
+
+    Raises:
+        RuntimeError: tables cannot live there; the message says why.
+    """
+    if device == EMULATED.name:
+        return EMULATED
+    device = torch.device(device)
+    if device.type == "cpu":
+        return ON_CPU
+    if device.type != "cuda":
+        raise RuntimeError("recis has tables on the CPU and on GPUs")
+    _engine.check_cuda(device.index or 0)
+    if not torch.cuda.is_available():
+        raise RuntimeError("this torch has no CUDA: torch.cuda.is_available() is False")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return Place(f"cuda:{index}", torch.device("cuda", index))
+
+
+class _OnCurrentStream:
+    """A GPU's table. What it is asked for is done on the stream that torch works on then."""
+
+    def __init__(self, table: _engine.DeviceTable, device: torch.device) -> None:
+        self._table = table
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        _engine.use_stream(torch.cuda.current_stream(self._device).cuda_stream)
+        return getattr(self._table, name)

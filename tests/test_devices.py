@@ -1,0 +1,107 @@
+"""Tables on devices: what they have in common with those in memory, and what not yet."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from recis import Store, _engine, optim
+from recis._place import _OnCurrentStream
+from recis.nn import FilterHook
+from recis.nn.hashtable_hook import FrequencyAdmitHook
+from recis.nn.initializers import NormalInitializer
+from recis.serialize import Saver
+
+from .helpers import by_id, dump, long, train
+
+OPTIMIZERS = {
+    "sgd": (optim.SparseSGD, {}),
+    "nesterov": (optim.SparseSGD, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": (optim.SparseAdagrad, {"lr_decay": 0.1}),
+    "row-wise adagrad": (optim.SparseRowWiseAdagrad, {"weight_decay": 0.1}),
+    "adam": (optim.SparseAdam, {"amsgrad": True, "weight_decay": 0.1}),
+    "adamw": (optim.SparseAdamW, {}),
+    "adamw-tf": (optim.SparseAdamWTF, {"use_nesterov": True}),
+}
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+def trained(make_table, optimizer, options, **more):
+    """A table after some steps, with hooks, evictions and accumulation."""
+    table = make_table(
+        [7], initializer=NormalInitializer(), filter_hook=FilterHook("FrequencyFilter"), **more
+    )
+    updater = optimizer({"t": table.table}, **{"lr": 0.05, **options})
+    updater.set_grad_accum_steps(2)
+    random = torch.Generator().manual_seed(0)
+    for step in range(12):
+        ids = torch.randint(-40, 40, (3, 11), generator=random)
+        grad = torch.randn(3, 11, 7, generator=random).to(table.table.dtype)
+        hook = FrequencyAdmitHook(3) if step % 3 else None
+        train(table, updater, ids, grad, admit_hook=hook)
+        if step % 4 == 3:
+            table._filter_hook_impl.do_filter()
+            table.evict(ids[0])
+    table(ids).sum().backward()  # a gradient stays
+    return table
+
+
+@pytest.mark.parametrize("reduce", ["worker", "id"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("optimizer, options", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_training_has_the_bits_of_a_table_in_memory(make_table, optimizer, options, dtype, reduce):
+    here, there = (
+        trained(make_table, optimizer, options, dtype=dtype, grad_reduce_by=reduce, **where)
+        for where in ({"device": "cpu"}, {})
+    )
+    assert dump(there) == dump(here)
+    counters = ["rows", "lookups", "hits", "admits", "refusals", "evictions", "gradient_rows"]
+    assert [there.stats()[name] for name in counters] == [here.stats()[name] for name in counters]
+
+
+def test_content_moves_between_devices(make_table):
+    here, there = make_table(device="cpu"), make_table(initializer=NormalInitializer())
+    there(torch.arange(-5, 5))
+    here.insert(there.ids(), there.embeddings())
+    assert by_id(here) == by_id(there)
+
+
+def test_answers_come_to_the_ids(make_table):
+    table = make_table()
+    ids = long(1, 2)
+    assert table(ids).device == table.eval()(ids).device == ids.device
+    assert table.contains(ids).device == table.table.rows_of(ids).device == ids.device
+    for content in (table.ids(), table.embeddings(), table.grad()):
+        assert content.device == table.device
+
+
+def test_a_table_that_has_no_store_yet_says_so(make_table, device, tmp_path):
+    if device == "cpu":
+        pytest.skip("there it has")
+    with (
+        Store(tmp_path) as store,
+        pytest.raises(ValueError, match=r"cannot be in a store yet.*device='cpu'"),
+    ):
+        make_table(store=store)
+
+
+def test_a_table_that_cannot_be_saved_yet_says_so(make_table, device, tmp_path):
+    if device == "cpu":
+        pytest.skip("there it can")
+    table = make_table()
+    for save in (table.table.cut, table.table.track, table.table.state_dict):
+        with pytest.raises(NotImplementedError, match=f"on {device}.* cannot be saved yet.*insert"):
+            save()
+    with pytest.raises(NotImplementedError, match="cannot be saved yet"):
+        Saver(path=tmp_path, hashtables={"t": table}).save(1)
+
+
+def test_a_gpus_table_works_on_the_stream_that_is_torchs_at_each_call(monkeypatch):
+    used, current = [], SimpleNamespace(cuda_stream=7)
+    monkeypatch.setattr(_engine, "use_stream", used.append)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    table = _OnCurrentStream(SimpleNamespace(clear=lambda: used.append("clear")), "cuda:1")
+    table.clear()
+    current.cuda_stream = 8
+    table.clear()
+    assert used == [7, "clear", 8, "clear"]
