@@ -95,8 +95,8 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
 
   // ---- gradient ---------------------------------------------------------------------
 
-  // Adds the gradient of a lookup's output, (batch.size, *shape). Ids evicted since the
-  // lookup take nothing.
+  // Adds the gradient of a lookup's output, (batch.size, *shape), to the rows that ids have by
+  // now. Those without a row, then or now, take nothing: row numbers make no difference.
   Status Accumulate(const Batch& batch, const void* values, DType dtype, bool mean, double divisor);
   // Adds to rows, repeats summed. Fails without effect if a row is not live.
   Status AccumulateRows(const int64_t* rows, int64_t n, const void* values, DType dtype);

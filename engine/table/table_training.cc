@@ -21,14 +21,12 @@ Status Table::Accumulate(const Batch& batch, const void* values, DType dtype, bo
   const Row* rows = batch.row_data();
   std::vector<Row> checked;
   if (batch.evictions != eviction_count_) {
-    // A row may be another id's by now.
+    // An id may have lost its row since, or have got another one.
+    std::vector<Row> found(static_cast<size_t>(batch.distinct));
+    index_.Find(batch.id_data(), batch.distinct, found.data());
     checked.assign(rows, rows + batch.distinct);
     for (int64_t i = 0; i < batch.distinct; ++i) {
-      const Row row = rows[i];
-      if (row == kNoRow) continue;
-      if (!directory_.Live(row) || directory_.IdOf(row) != batch.id_data()[i]) {
-        checked[i] = kNoRow;
-      }
+      if (rows[i] != kNoRow) checked[i] = found[i];
     }
     rows = checked.data();
   }

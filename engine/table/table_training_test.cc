@@ -72,6 +72,17 @@ TEST(EvictionDropsThePendingGradient) {
   EXPECT_EQ(GradientOf(*table), (Sums{{0, {3, 4}}, {1, {5, 6}}}));
 }
 
+TEST(AnIdThatIsBackTakesItsGradientInWhicheverRowItHas) {
+  const auto table = Pairs();
+  const Found before = Lookup(*table, {1, 2, 3});
+  Evict(*table, {1, 2, 3});
+  Lookup(*table, {3});
+  Lookup(*table, {1});
+  EXPECT(Accumulate(*table, *before.batch, {1, 2, 3, 4, 5, 6}).ok());
+  const Ids rows = RowsOf(*table, {1, 3});
+  EXPECT_EQ(GradientOf(*table), (Sums{{rows[0], {1, 2}}, {rows[1], {5, 6}}}));
+}
+
 TEST(GradientsOfRowsAreSummedAndABadRowChangesNothing) {
   const auto table = Pairs();
   Lookup(*table, {1, 2, 3});

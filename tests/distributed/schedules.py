@@ -232,11 +232,9 @@ class Player:
 
     def evict(self, k: int) -> Tensor:
         """How many rows went, wherever they were."""
-        self._losses.clear()  # an id that is back by then takes a gradient if it has the same row
         return torch.tensor([table.evict(self._some(table, k)) for table in self._tables.values()])
 
     def filter(self, k: int) -> None:
-        self._losses.clear()
         self._filter.after_step(None, k + 1)
 
     def prefetch(self, k: int) -> None:

@@ -29,6 +29,8 @@ refused(lambda: left(ids) if rank else right(ids))
 refused(lambda: left(ids) if rank else left.insert(ids, torch.ones(50, 2)))
 left.train(rank == 0)
 refused(lambda: left(ids))
+with torch.no_grad():
+    refused(lambda: left(ids))
 left.train()
 with torch.no_grad() if rank else nullcontext():
     refused(lambda: left(ids))

@@ -118,8 +118,9 @@ class Oracle:
 
     def backward(self, seen, grads):
         """Sums run over an id's occurrences in order; calls are added in order."""
-        for id, row in seen.rows.items():
-            if row is None or self.row_of.get(id) != row:
+        for id, then in seen.rows.items():
+            row = self.row_of.get(id)  # it may have got another one since
+            if then is None or row is None:
                 continue
             mine = [grad for other, grad in zip(seen.ids, grads, strict=True) if other == id]
             self.add_gradient(row, mine, len(mine) if self.mean else self.divisor)
