@@ -39,7 +39,7 @@ from recis.nn.initializers import UniformInitializer
 DIM = 64
 ROW_BYTES = 3 * DIM * 4
 LIMIT_BYTES = 1 << 30
-HOT_BYTES = 600 << 20  # the rest is for Python, torch, the index and what is on its way
+HOT_BYTES = 440 << 20  # the rest is for Python, torch, the index and what is on its way
 THREADS = 16
 ROCKSDB_FILE_ROWS = 1 << 18
 WARM_UP = 60  # batches before the clock starts
@@ -180,9 +180,10 @@ def _limit_memory() -> None:
 
 def _recis(folder: Path, train: bool, ahead: bool = False) -> Play:
     table = _table(Store(folder / "store", hot_bytes=HOT_BYTES))
-    optimizer = recis_adam(table)
+    optimizer = recis_adam(table) if train else None  # it takes 60 MB
 
     def step(batch: Turn) -> None:
+        assert optimizer is not None
         if ahead:
             table.prefetch(batch.next_ids)
         table(batch.ids).sum().backward()

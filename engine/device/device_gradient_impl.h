@@ -13,12 +13,8 @@ namespace {
 
 // ---- gathering it ---------------------------------------------------------------------
 
-RECIS_DEVICE inline bool TakesGradient(const DeviceTableView& table, const AccumulateArgs& args,
-                                       int64_t item) {
-  const Row row = args.rows[item];
-  if (row == kNoRow || !IsLive(table, row)) return false;
-  // The row may be another id's by now.
-  return args.ids == nullptr || EntryOf(table, row).id == args.ids[item];
+RECIS_DEVICE inline bool TakesGradient(const AccumulateArgs& args, int64_t item) {
+  return args.rows[item] != kNoRow && args.found[item] != kNoRow;
 }
 
 struct MarkNewEntries {
@@ -28,7 +24,7 @@ struct MarkNewEntries {
   template <class Tile>
   RECIS_DEVICE void operator()(const Tile&, int64_t item) const {
     args.ranks[item] = item < args.n && IsThere(args.count, item) &&
-                               TakesGradient(table, args, item) &&
+                               TakesGradient(args, item) &&
                                EntryOf(table, args.rows[item]).gradient == 0
                            ? 1
                            : 0;
@@ -45,7 +41,7 @@ struct TakeTargets {
     if (!IsThere(args.count, item)) return;
     args.fresh[item] = IsRanked(args.ranks, item);
     args.targets[item] = SegmentSumArgs::kSkip;
-    if (!TakesGradient(table, args, item)) return;
+    if (!TakesGradient(args, item)) return;
     const Row row = args.rows[item];
     uint32_t& gradient = EntryOf(table, row).gradient;
     if (args.fresh[item]) {

@@ -142,8 +142,8 @@ struct EvictArgs {
 };
 
 struct AccumulateArgs {
-  const int64_t* ids;       // (n): whose the rows must still be; null: any
   const Row* rows;          // (n)
+  const Row* found;         // (n): those of the lookup; an id without one then or now takes nothing
   const uint32_t* inverse;  // (n)
   const uint32_t* count;
   int64_t n;

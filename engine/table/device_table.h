@@ -127,6 +127,7 @@ class DeviceTable {
   Status SetNewRecord(const Schema& schema, DeviceMemory* record) const;
   Result<std::shared_ptr<DeviceBatch>> FindLocked(const int64_t* ids, int64_t n,
                                                   const uint32_t* times) const;
+  Status FindRows(const DeviceBatch& batch, Row* rows) const;
   Status FindBatchRows(DeviceBatch& batch) const;
   // admit: null, or on the device.
   Status AdmitLocked(DeviceBatch& batch, const bool* admit, bool drawn = true);
@@ -147,8 +148,8 @@ class DeviceTable {
   };
   Result<DistinctRows> DistinctOf(const int64_t* rows, int64_t n, DeviceArrays* arrays) const;
   static size_t DistinctBytes(int64_t n);
-  // check: whether the rows may be other ids' by now.
-  Status AccumulateLocked(const DeviceNumbers& numbers, const Row* rows, bool check,
+  // found: the rows there were at the lookup.
+  Status AccumulateLocked(const DeviceNumbers& numbers, const Row* rows, const Row* found,
                           const void* values, DType dtype, bool mean, double divisor,
                           DeviceArrays* arrays);
   static size_t AccumulateBytes(int64_t n);

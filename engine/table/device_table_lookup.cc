@@ -29,11 +29,14 @@ Status DeviceTable::Read(const int64_t* ids, int64_t n, std::byte* out) const {
   return kernels().Read(view(), ids, n, embedding_bytes(), out, stream());
 }
 
+Status DeviceTable::FindRows(const DeviceBatch& batch, Row* rows) const {
+  return kernels().Find(
+      view(), {batch.distinct.ids, batch.distinct.count(), batch.size, rows, nullptr}, stream());
+}
+
 Status DeviceTable::FindBatchRows(DeviceBatch& batch) const {
   batch.evictions = eviction_count_;
-  return kernels().Find(
-      view(), {batch.distinct.ids, batch.distinct.count(), batch.size, batch.rows, nullptr},
-      stream());
+  return FindRows(batch, batch.rows);
 }
 
 Result<std::shared_ptr<DeviceBatch>> DeviceTable::FindLocked(const int64_t* ids, int64_t n,

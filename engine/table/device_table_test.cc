@@ -146,7 +146,10 @@ class Pair {
     DeviceBatch& device_found = *device_batch.value();
     CompareBatches(found, *device_found.OnHost().value());
     if (!IsFloating(setting_.dtype)) return;
-    if (random_() % 4 == 0) EvictSome();  // between the passes
+    if (random_() % 4 == 0) {  // between the passes
+      EvictSome();
+      if (random_() % 2 == 0) InsertSome();  // some are back, in other rows
+    }
     const bool mean = random_() % 2 == 0;
     const double divisor = random_() % 2 == 0 ? 1 : 3;
     const Bytes values = SomeValues(Size(ids), setting_.dtype);

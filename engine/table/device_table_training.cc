@@ -12,15 +12,14 @@ size_t DeviceTable::AccumulateBytes(int64_t n) {
   return 4 * ArrayBytes<uint32_t>(n) + 2 * ArrayBytes<uint32_t>(n + 1) + ArrayBytes<bool>(n);
 }
 
-Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* rows, bool check,
+Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* rows, const Row* found,
                                      const void* values, DType dtype, bool mean, double divisor,
                                      DeviceArrays* arrays) {
   const int64_t n = numbers.n;
   RECIS_RETURN_IF_ERROR(ReserveGradient(n));
   most_entries_ += n;
-  AccumulateArgs args{
-      check ? numbers.ids : nullptr, rows, numbers.inverse, numbers.count(), n, values, dtype,
-      schema_.slots()[0].count,      mean, divisor};
+  AccumulateArgs args{rows,  found, numbers.inverse,          numbers.count(), n, values,
+                      dtype, schema_.slots()[0].count, mean,            divisor};
   args.positions = arrays->Take<uint32_t>(n);
   args.sorted_numbers = arrays->Take<uint32_t>(n);
   args.sorted_positions = arrays->Take<uint32_t>(n);
@@ -34,12 +33,19 @@ Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* ro
 Status DeviceTable::Accumulate(const DeviceBatch& batch, const void* values, DType dtype, bool mean,
                                double divisor) {
   const Lock lock(*this);
-  Result<DeviceArrays> arrays = Scratch(AccumulateBytes(batch.size));
+  Result<DeviceArrays> arrays = Scratch(AccumulateBytes(batch.size) + ArrayBytes<Row>(batch.size));
   if (!arrays.ok()) return arrays.status();
-  RECIS_RETURN_IF_ERROR(AccumulateLocked(batch.distinct, batch.rows, /*check=*/true, values, dtype,
-                                         mean, divisor, &arrays.value()));
-  surely_has_gradient_ |=
-      batch.all_admitted && batch.size > 0 && batch.evictions == eviction_count_;
+  const bool same = batch.evictions == eviction_count_;
+  const Row* rows = batch.rows;
+  if (!same) {
+    // An id may have lost its row since, or have got another one.
+    Row* now = arrays.value().Take<Row>(batch.size);
+    RECIS_RETURN_IF_ERROR(FindRows(batch, now));
+    rows = now;
+  }
+  RECIS_RETURN_IF_ERROR(AccumulateLocked(batch.distinct, rows, batch.rows, values, dtype, mean,
+                                         divisor, &arrays.value()));
+  surely_has_gradient_ |= batch.all_admitted && batch.size > 0 && same;
   return {};
 }
 
@@ -87,8 +93,9 @@ Status DeviceTable::AccumulateRows(const int64_t* rows, int64_t n, const void* v
   if (!arrays.ok()) return arrays.status();
   Result<DistinctRows> distinct = DistinctOf(rows, n, &arrays.value());
   if (!distinct.ok()) return distinct.status();
-  return AccumulateLocked(distinct.value().numbers, distinct.value().rows, /*check=*/false, values,
-                          dtype, false, 1, &arrays.value());
+  const Row* found = distinct.value().rows;
+  return AccumulateLocked(distinct.value().numbers, found, found, values, dtype, false, 1,
+                          &arrays.value());
 }
 
 Result<int64_t> DeviceTable::LiveEntries() const {
