@@ -42,6 +42,7 @@ LIMIT_BYTES = 1 << 30
 HOT_BYTES = 440 << 20  # the rest is for Python, torch, the index and what is on its way
 THREADS = 16
 ROCKSDB_FILE_ROWS = 1 << 18
+QUEUED_BYTES = 64 << 20  # of them, for what waits to be written where rows change
 WARM_UP = 60  # batches before the clock starts
 
 
@@ -179,7 +180,8 @@ def _limit_memory() -> None:
 
 
 def _recis(folder: Path, train: bool, ahead: bool = False) -> Play:
-    table = _table(Store(folder / "store", hot_bytes=HOT_BYTES))
+    hot_bytes = HOT_BYTES - QUEUED_BYTES if train else HOT_BYTES
+    table = _table(Store(folder / "store", hot_bytes=hot_bytes))
     optimizer = recis_adam(table) if train else None  # it takes 60 MB
 
     def step(batch: Turn) -> None:
