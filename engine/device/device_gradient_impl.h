@@ -23,8 +23,7 @@ struct MarkNewEntries {
 
   template <class Tile>
   RECIS_DEVICE void operator()(const Tile&, int64_t item) const {
-    args.ranks[item] = item < args.n && IsThere(args.count, item) &&
-                               TakesGradient(args, item) &&
+    args.ranks[item] = item < args.n && IsThere(args.count, item) && TakesGradient(args, item) &&
                                EntryOf(table, args.rows[item]).gradient == 0
                            ? 1
                            : 0;

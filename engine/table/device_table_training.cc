@@ -12,14 +12,15 @@ size_t DeviceTable::AccumulateBytes(int64_t n) {
   return 4 * ArrayBytes<uint32_t>(n) + 2 * ArrayBytes<uint32_t>(n + 1) + ArrayBytes<bool>(n);
 }
 
-Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* rows, const Row* found,
-                                     const void* values, DType dtype, bool mean, double divisor,
-                                     DeviceArrays* arrays) {
+Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* rows,
+                                     const Row* found, const void* values, DType dtype, bool mean,
+                                     double divisor, DeviceArrays* arrays) {
   const int64_t n = numbers.n;
   RECIS_RETURN_IF_ERROR(ReserveGradient(n));
   most_entries_ += n;
-  AccumulateArgs args{rows,  found, numbers.inverse,          numbers.count(), n, values,
-                      dtype, schema_.slots()[0].count, mean,            divisor};
+  AccumulateArgs args{rows, found,  numbers.inverse, numbers.count(),
+                      n,    values, dtype,           schema_.slots()[0].count,
+                      mean, divisor};
   args.positions = arrays->Take<uint32_t>(n);
   args.sorted_numbers = arrays->Take<uint32_t>(n);
   args.sorted_positions = arrays->Take<uint32_t>(n);
