@@ -115,7 +115,7 @@ def test_grad_has_true_rows_ascending_and_coalesced(make_table):
     assert grad.indices().tolist() == [sorted(rows.tolist())]
     dense = torch.zeros(8, 2)
     dense[rows] = torch.tensor([[1.0], [1.0], [2.0]]).expand(3, 2)
-    assert torch.equal(grad.to_dense(), dense)
+    assert torch.equal(grad.to_dense().cpu(), dense)
 
 
 def test_grad_is_divided_by_acc_step_and_stays(make_table):
