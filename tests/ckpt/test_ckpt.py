@@ -5,6 +5,8 @@ import http.server
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -149,6 +151,18 @@ def test_what_people_read_of_snapshots_and_stores(chain, store):
     shown = run("inspect", store).stdout
     assert "step 12, epoch 1" in shown
     assert "rows" not in shown
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_nothing_is_said_to_a_reader_that_has_read_enough(chain, options):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "recis_ckpt", *options, "inspect", chain]
+    done = subprocess.run(
+        command, cwd=chain, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert done.stderr == ""
 
 
 def test_a_store_is_no_snapshot(store, tmp_path):

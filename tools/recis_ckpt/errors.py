@@ -1,6 +1,7 @@
 """How what goes wrong is told: one paragraph and an exit code, never a traceback."""
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -21,7 +22,12 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         logging.basicConfig(format="recis-ckpt: warning: %(message)s", level=logging.WARNING)
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # whoever reads has read enough; what is left must not fail at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(UNUSABLE) from None
         except Exception as error:
             if _belongs_to_typer(error):
                 raise
