@@ -157,7 +157,7 @@ def test_what_people_read_of_snapshots_and_stores(chain, store):
 def test_nothing_is_said_to_a_reader_that_has_read_enough(chain, options):
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "recis_ckpt", *options, "inspect", chain]
+    command = [sys.executable, "-m", "recis_ckpt", "inspect", chain, *options]
     done = subprocess.run(
         command, cwd=chain, stdout=write, stderr=subprocess.PIPE, text=True, check=False
     )
