@@ -118,6 +118,13 @@ Result<Epoch> Store::Commit(int64_t step, std::string state) {
   double stall = 0;
   Sequence end = 0;
   {
+    const std::lock_guard<std::mutex> fronts(fronts_mutex_);
+    std::vector<std::unique_lock<std::mutex>> held;  // so that all tables are of one moment
+    for (const auto& [name, front] : fronts_) {
+      Result<std::unique_lock<std::mutex>> lock = front->WriteBackAndHold();
+      if (!lock.ok()) return lock.status();
+      held.push_back(std::move(lock.value()));
+    }
     WriteLock lock(mutex_);
     const auto locked = std::chrono::steady_clock::now();
     RECIS_RETURN_IF_ERROR(Changeable());
@@ -155,7 +162,12 @@ void Store::Close() {
   if (ForkGeneration() != fork_generation_) return;  // its locks may be held for good
   worker_.Stop();
   const std::lock_guard<std::mutex> one(commit_mutex_);
-  std::map<std::string, std::shared_ptr<StoreMember>> members;  // outlive the lock
+  std::map<std::string, std::shared_ptr<StoreFront>> fronts;  // outlive the locks
+  std::map<std::string, std::shared_ptr<StoreMember>> members;
+  {
+    const std::lock_guard<std::mutex> lock(fronts_mutex_);
+    fronts = std::move(fronts_);
+  }
   WriteLock lock(mutex_);
   members = std::move(members_);
   log_.reset();
@@ -195,8 +207,25 @@ bool Store::Joined(const std::string& name) const {
   return members_.contains(name);
 }
 
+Result<std::shared_ptr<StoreFront>> Store::Front(
+    const std::string& name, const std::function<Result<std::shared_ptr<StoreFront>>()>& make) {
+  const std::lock_guard<std::mutex> lock(fronts_mutex_);
+  if (const auto found = fronts_.find(name); found != fronts_.end()) return found->second;
+  Result<std::shared_ptr<StoreFront>> made = make();
+  if (made.ok()) fronts_.emplace(name, made.value());
+  return made;
+}
+
 void Store::Leave(const std::string& name) {
-  std::shared_ptr<StoreMember> member;  // outlives the lock
+  std::shared_ptr<StoreFront> front;  // outlive the locks
+  std::shared_ptr<StoreMember> member;
+  {
+    const std::lock_guard<std::mutex> fronts(fronts_mutex_);
+    if (const auto found = fronts_.find(name); found != fronts_.end()) {
+      front = std::move(found->second);
+      fronts_.erase(found);
+    }
+  }
   WriteLock lock(mutex_);
   const auto found = members_.find(name);
   if (found == members_.end()) return;

@@ -49,6 +49,15 @@ class StoreMember {
   virtual void CollectValues(Values* values) = 0;
 };
 
+// What stands before a table and has records that are newer than the table's: on a device.
+class StoreFront {
+ public:
+  virtual ~StoreFront() = default;
+  // Gives the table all that it has, and keeps changes out until the lock goes. Not under the
+  // store's lock, which the table takes.
+  virtual Result<std::unique_lock<std::mutex>> WriteBackAndHold() = 0;
+};
+
 struct StoreStats {
   LogStats log;
   int64_t hot_bytes = 0;
@@ -84,6 +93,9 @@ class Store {
   bool Joined(const std::string& name) const;
   // Takes back the joining of a table that nobody has used.
   void Leave(const std::string& name);
+  // What stands before the table of this name: it is made if there is none.
+  Result<std::shared_ptr<StoreFront>> Front(
+      const std::string& name, const std::function<Result<std::shared_ptr<StoreFront>>()>& make);
   // Reads every block of the opened epoch; what is wrong with each damaged one. `progress` is
   // told how many blocks of how many have been read, every now and then.
   Result<std::vector<std::string>> Verify(
@@ -141,11 +153,13 @@ class Store {
 
   const StoreOptions options_;
   mutable SharedMutex mutex_;
-  std::mutex commit_mutex_;                 // before mutex_
+  std::mutex commit_mutex_;                 // before fronts_mutex_
+  std::mutex fronts_mutex_;                 // before the locks of fronts, and these before mutex_
   std::unique_ptr<Log> log_;                // GUARDED_BY(mutex_): null once closed
   Catalog catalog_;                         // GUARDED_BY(mutex_)
   std::map<std::string, uint32_t> tables_;  // GUARDED_BY(mutex_)
   std::map<std::string, std::shared_ptr<StoreMember>> members_;  // GUARDED_BY(mutex_)
+  std::map<std::string, std::shared_ptr<StoreFront>> fronts_;    // GUARDED_BY(fronts_mutex_)
   // GUARDED_BY(mutex_): of blocks waiting, above which appending waits
   size_t queue_bytes_ = options_.log.queue_bytes;
   int64_t hot_bytes_ = 0;                                   // GUARDED_BY(mutex_)

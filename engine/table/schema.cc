@@ -20,6 +20,11 @@ const char* NameOf(DType dtype) {
   return kNames[static_cast<int>(dtype)];
 }
 
+Slot WholeRecord(const Schema& schema) {
+  const auto bytes = static_cast<int64_t>(schema.record_bytes());
+  return {.name = "record", .dtype = DType::kInt8, .shape = {bytes}, .count = bytes};
+}
+
 bool Holds(DType dtype, double value) {
   if (IsFloating(dtype)) return true;
   const double limit = std::ldexp(1, static_cast<int>(8 * SizeOf(dtype)) - 1);

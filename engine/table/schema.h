@@ -49,6 +49,8 @@ class Schema {
   size_t used_bytes_ = 0;
 };
 
+// All of a record, as if it were one slot.
+Slot WholeRecord(const Schema& schema);
 // Whether an element of `dtype` can start at `value`: the integers have limits.
 bool Holds(DType dtype, double value);
 std::string ToString(const std::vector<int64_t>& shape);

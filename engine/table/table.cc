@@ -9,11 +9,11 @@
 
 namespace recis {
 
-Result<std::shared_ptr<Table>> Table::MakeEmpty(TableOptions options,
-                                                std::shared_ptr<Store> store) {
+Result<std::shared_ptr<Table>> Table::MakeEmpty(TableOptions options, std::shared_ptr<Store> store,
+                                                bool fronted) {
   Result<Schema> schema = SchemaOf(options);
   if (!schema.ok()) return schema.status();
-  std::shared_ptr<Table> table(new Table(std::move(options), std::move(store)));
+  std::shared_ptr<Table> table(new Table(std::move(options), std::move(store), fronted));
   table->schema_ = std::move(schema.value());
   table->gradient_ =
       std::make_unique<Gradient>(table->options_.dtype, table->schema_.slots()[0].count);
@@ -21,7 +21,7 @@ Result<std::shared_ptr<Table>> Table::MakeEmpty(TableOptions options,
 }
 
 Result<std::shared_ptr<Table>> Table::Make(TableOptions options) {
-  Result<std::shared_ptr<Table>> made = MakeEmpty(std::move(options), nullptr);
+  Result<std::shared_ptr<Table>> made = MakeEmpty(std::move(options), nullptr, false);
   if (!made.ok()) return made;
   Table& table = *made.value();
   table.records_ =

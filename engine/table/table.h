@@ -54,8 +54,10 @@ struct BlockView {
 class Table : public StoreMember, public std::enable_shared_from_this<Table> {
  public:
   static Result<std::shared_ptr<Table>> Make(TableOptions options);
-  // A table in a store: new, or as of the opened epoch, or the one made before.
-  static Result<std::shared_ptr<Table>> Make(TableOptions options, std::shared_ptr<Store> store);
+  // A table in a store: new, or as of the opened epoch, or the one made before. `fronted`: it
+  // stands behind a StoreFront, and nobody else may use it.
+  static Result<std::shared_ptr<Table>> Make(TableOptions options, std::shared_ptr<Store> store,
+                                             bool fronted = false);
 
   // ---- lookup -----------------------------------------------------------------------
   // `out` is (n, *shape); ids without a row read as zeros. `stream`: out is large and its
@@ -121,6 +123,10 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
   // Adds to an int64 slot, repeats summed. Fails without effect if a row is not live.
   Status AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values);
+  // Whole records, (n, record bytes), as they lie in memory.
+  Status ReadRecords(const int64_t* rows, int64_t n, std::byte* records) const;
+  // REQUIRES: distinct rows. Reads nothing that it overwrites, but for a cut.
+  Status WriteRecords(const int64_t* rows, int64_t n, const std::byte* records);
   // Row order, [capacity, *slot shape]; rows that are not live read as zeros.
   Status ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const;
   // REQUIRES: the table is in memory.
@@ -165,12 +171,13 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   using ReadLock = Yielding<std::shared_lock<SharedMutex>>;
   using WriteLock = Yielding<std::unique_lock<SharedMutex>>;
 
-  Table(TableOptions options, std::shared_ptr<Store> store)
+  Table(TableOptions options, std::shared_ptr<Store> store, bool fronted)
       : options_(std::move(options)),
         store_(std::move(store)),
+        fronted_(fronted),
         mutex_(store_ ? store_->mutex() : own_mutex_) {}
   static Result<std::shared_ptr<Table>> MakeEmpty(TableOptions options,
-                                                  std::shared_ptr<Store> store);
+                                                  std::shared_ptr<Store> store, bool fronted);
   void PrefetchIds(const std::vector<int64_t>& ids);
   void PrefetchSome(const int64_t* ids, int64_t n);
   static Result<Schema> SchemaIn(const Store& store, const std::string& name, uint32_t number);
@@ -211,6 +218,7 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
 
   const TableOptions options_;
   const std::shared_ptr<Store> store_;  // null in memory
+  const bool fronted_;
   mutable SharedMutex own_mutex_;
   SharedMutex& mutex_;
   Schema schema_;                            // GUARDED_BY(mutex_)

@@ -98,6 +98,35 @@ Status Table::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t*
       });
 }
 
+Status Table::ReadRecords(const int64_t* rows, int64_t n, std::byte* records) const {
+  ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(records_->Usable());
+  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
+  const std::vector<Row> wanted(rows, rows + n);
+  return CopySlot(WholeRecord(schema_), wanted.data(), n, records);
+}
+
+Status Table::WriteRecords(const int64_t* rows, int64_t n, const std::byte* records) {
+  const WriteLock lock = LockToChange();
+  RECIS_RETURN_IF_ERROR(records_->Changeable());
+  RECIS_RETURN_IF_ERROR(CheckRows(rows, n));
+  const std::vector<Row> wanted(rows, rows + n);
+  RECIS_RETURN_IF_ERROR(BeforeChange(wanted.data(), n));
+  // As if they were new, so that no record is read only to be overwritten.
+  for (const Row row : wanted) records_->Free(row);
+  const size_t bytes = schema_.record_bytes();
+  const Status written =
+      records_->Update(wanted.data(), n, Records::Use::kNew, [&](int64_t first, int64_t count) {
+        ParallelFor(count, kRowGrain, [&](int64_t begin, int64_t end) {
+          for (int64_t i = first + begin; i < first + end; ++i) {
+            std::memcpy(records_->At(wanted[i]), records + i * bytes, bytes);
+          }
+        });
+      });
+  RECIS_CHECK(written.ok());
+  return {};
+}
+
 Status Table::ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const {
   ReadLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Usable());

@@ -30,8 +30,9 @@ std::string Describe(const Slot& slot) {
 
 }  // namespace
 
-Result<std::shared_ptr<Table>> Table::Make(TableOptions options, std::shared_ptr<Store> store) {
-  Result<std::shared_ptr<Table>> made = MakeEmpty(std::move(options), store);
+Result<std::shared_ptr<Table>> Table::Make(TableOptions options, std::shared_ptr<Store> store,
+                                           bool fronted) {
+  Result<std::shared_ptr<Table>> made = MakeEmpty(std::move(options), store, fronted);
   if (!made.ok()) return made;
   Table& table = *made.value();
   const std::string& name = table.options_.name;
@@ -46,6 +47,12 @@ Result<std::shared_ptr<Table>> Table::Make(TableOptions options, std::shared_ptr
                              store->options().log.path +
                              "' with another block_size, initializer or seed: make it again as "
                              "it was, or open the store anew");
+    }
+    if (existing->fronted_ != fronted) {
+      return InvalidArgument("table '" + name + "' is in the open store '" +
+                             store->options().log.path + "' " +
+                             (fronted ? "without a device" : "on a device") +
+                             ": make it again as it was, or open the store anew");
     }
     return existing;
   }
