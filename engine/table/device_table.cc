@@ -22,20 +22,23 @@ uint32_t DeviceTable::SlabRows(const TableOptions& options, size_t record_bytes)
   return static_cast<uint32_t>(blocks * options.block_rows);
 }
 
-DeviceTable::DeviceTable(TableOptions options, std::shared_ptr<Device> device, Schema schema)
+DeviceTable::DeviceTable(TableOptions options, std::shared_ptr<Device> device, Schema schema,
+                         int64_t limit)
     : options_(std::move(options)),
       device_(std::move(device)),
+      limit_(limit),
       schema_(std::move(schema)),
       rows_(device_, sizeof(RowEntry), kChunkRows),
       freed_(device_, sizeof(Row), kChunkRows),
       records_(device_, schema_.record_bytes(), SlabRows(options_, schema_.record_bytes())) {}
 
 Result<std::shared_ptr<DeviceTable>> DeviceTable::Make(TableOptions options,
-                                                       std::shared_ptr<Device> device) {
+                                                       std::shared_ptr<Device> device,
+                                                       int64_t limit) {
   Result<Schema> schema = SchemaOf(options);
   if (!schema.ok()) return schema.status();
   std::shared_ptr<DeviceTable> table(
-      new DeviceTable(std::move(options), device, std::move(schema.value())));
+      new DeviceTable(std::move(options), device, std::move(schema.value()), limit));
   Result<DeviceMemory> counts = DeviceMemory::Get(device, sizeof(DeviceCounts));
   if (!counts.ok()) return counts.status();
   table->counts_ = std::move(counts.value());
@@ -97,15 +100,16 @@ Status DeviceTable::ReserveRows(int64_t count) {
   }
   Result<Counts> counts = Count();
   if (!counts.ok()) return counts.status();
-  const int64_t wanted = most_rows_ + count;
-  if (wanted > static_cast<int64_t>(kNoRow)) {
-    return Full("table '" + options_.name + "': a table holds at most " + std::to_string(kNoRow) +
+  // Those that were freed are used again first.
+  const int64_t wanted = std::max(most_rows_, counts.value().live_rows() + count);
+  if (wanted > limit_) {
+    return Full("table '" + options_.name + "': a table holds at most " + std::to_string(limit_) +
                 " rows; this one has " + std::to_string(counts.value().live_rows()) +
                 " and up to " + std::to_string(count) +
                 " more were asked for: spread it over more shards");
   }
   const int64_t ahead =
-      std::min<int64_t>(kNoRow, std::max(most_rows_ + kCallsAhead * count, most_rows_ * 5 / 4));
+      std::min(limit_, std::max(most_rows_ + kCallsAhead * count, most_rows_ * 5 / 4));
   for (DeviceChunks* chunks : {&rows_, &freed_, &records_}) {
     if (chunks->reserved() >= wanted) continue;
     // Less will do where memory is short.

@@ -33,8 +33,10 @@ namespace recis {
 
 class DeviceTable {
  public:
+  // `limit`: it never has more rows, and so takes no memory for more.
   static Result<std::shared_ptr<DeviceTable>> Make(TableOptions options,
-                                                   std::shared_ptr<Device> device);
+                                                   std::shared_ptr<Device> device,
+                                                   int64_t limit = kNoRow);
 
   // ---- lookup: as in Table ------------------------------------------------------------
 
@@ -59,6 +61,12 @@ class DeviceTable {
   Status Clear();
   Status Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
                  const std::vector<const std::byte*>& values);
+
+  // Whole records, (n, record bytes), as they lie in memory. Of distinct ids, which get rows if
+  // they have none; and of rows.
+  Result<std::shared_ptr<DeviceBatch>> RestoreRecords(const int64_t* ids, int64_t n,
+                                                      const std::byte* records);
+  Status ReadRecords(const int64_t* rows, int64_t n, std::byte* records) const;
 
   // ---- gradient and optimizer -----------------------------------------------------------
 
@@ -107,7 +115,7 @@ class DeviceTable {
     int64_t live_rows() const { return static_cast<int64_t>(end - freed); }
   };
 
-  DeviceTable(TableOptions options, std::shared_ptr<Device> device, Schema schema);
+  DeviceTable(TableOptions options, std::shared_ptr<Device> device, Schema schema, int64_t limit);
   // Of one chunk of records: whole blocks, so that a block is contiguous.
   static uint32_t SlabRows(const TableOptions& options, size_t record_bytes);
   // Those below REQUIRE the lock.
@@ -153,12 +161,14 @@ class DeviceTable {
                           const void* values, DType dtype, bool mean, double divisor,
                           DeviceArrays* arrays);
   static size_t AccumulateBytes(int64_t n);
+  Status CopySlot(const Slot& slot, const int64_t* rows, int64_t n, std::byte* values) const;
   // Of the positions that hold a number the last one's value goes to its row.
   Status ScatterLast(const Row* rows, const DeviceNumbers& numbers, const Slot& slot,
                      const std::byte* values, DeviceArrays* arrays);
 
   const TableOptions options_;
   const std::shared_ptr<Device> device_;
+  const int64_t limit_;       // of rows
   mutable std::mutex mutex_;  // guards all below
   Schema schema_;
   DeviceMemory new_record_;

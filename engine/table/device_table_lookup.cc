@@ -87,7 +87,8 @@ Status DeviceTable::AdmitLocked(DeviceBatch& batch, const bool* admit, bool draw
                  drawn ? &options_.draw : nullptr,
                  embedding.dtype,
                  embedding.count};
-  most_rows_ += batch.size;
+  // Where freed rows are used again, there is room for fewer.
+  most_rows_ = std::min(most_rows_ + batch.size, std::min(rows_.reserved(), records_.reserved()));
   most_places_ += batch.size;
   return kernels().Admit(view(), args, stream());
 }
@@ -241,6 +242,19 @@ Status DeviceTable::Restore(const int64_t* ids, int64_t n, const std::vector<int
         view(), {batch.rows, nullptr, nullptr, n, slot.offset, slot.bytes(), values[k]}, stream()));
   }
   return {};
+}
+
+Result<std::shared_ptr<DeviceBatch>> DeviceTable::RestoreRecords(const int64_t* ids, int64_t n,
+                                                                 const std::byte* records) {
+  const Lock lock(*this);
+  Result<std::shared_ptr<DeviceBatch>> found = FindLocked(ids, n, nullptr);
+  if (!found.ok()) return found;
+  DeviceBatch& batch = *found.value();
+  RECIS_RETURN_IF_ERROR(AdmitLocked(batch, nullptr, /*drawn=*/false));
+  RECIS_RETURN_IF_ERROR(kernels().Scatter(
+      view(), {batch.rows, batch.distinct.count(), nullptr, n, 0, schema_.record_bytes(), records},
+      stream()));
+  return found;
 }
 
 Result<int64_t> DeviceTable::Evict(const int64_t* ids, int64_t n) {

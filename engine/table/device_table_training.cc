@@ -188,13 +188,22 @@ std::vector<Slot> DeviceTable::Slots() const {
 Status DeviceTable::ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const {
   const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(CheckSlot(options_, schema_, slot));
+  return CopySlot(schema_.slots()[slot], rows, n, values);
+}
+
+Status DeviceTable::CopySlot(const Slot& slot, const int64_t* rows, int64_t n,
+                             std::byte* values) const {
   Result<DeviceArrays> arrays = Scratch(CheckRowsBytes(n));
   if (!arrays.ok()) return arrays.status();
   Result<const Row*> narrow = CheckRows(rows, n, &arrays.value());
   if (!narrow.ok()) return narrow.status();
-  const Slot& read = schema_.slots()[slot];
-  return kernels().Gather(view(), {narrow.value(), nullptr, n, read.offset, read.bytes(), values},
+  return kernels().Gather(view(), {narrow.value(), nullptr, n, slot.offset, slot.bytes(), values},
                           stream());
+}
+
+Status DeviceTable::ReadRecords(const int64_t* rows, int64_t n, std::byte* records) const {
+  const Lock lock(*this);
+  return CopySlot(WholeRecord(schema_), rows, n, records);
 }
 
 Status DeviceTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {

@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "table/table_store_testing.h"
 
@@ -20,11 +21,22 @@ class Front : public StoreFront {
   Result<std::unique_lock<std::mutex>> WriteBackAndHold() override {
     std::unique_lock<std::mutex> lock(mutex_);
     if (fails) return InvalidArgument("the device is gone");
+    if (other != nullptr) EXPECT(other->IsHeld());
     if (!newer_.empty()) Insert(*table_, {1}, newer_);
     newer_.clear();
     return lock;
   }
+  // Asked by a thread of its own, since whoever asks may hold it.
+  bool IsHeld() {
+    bool held = false;
+    std::thread([&] {
+      held = !mutex_.try_lock();
+      if (!held) mutex_.unlock();
+    }).join();
+    return held;
+  }
   bool fails = false;
+  Front* other = nullptr;  // must be held by then
 
  private:
   const std::shared_ptr<Table> table_;
@@ -53,6 +65,7 @@ TEST(ACommitHasWhatStandsBeforeItsTables) {
     EXPECT(JoinFronted(store, "one").front == one.front);
     one.front->Change(7);
     two.front->Change(8);
+    two.front->other = one.front.get();
     EXPECT(store->Commit(1, "").ok());
     one.front->Change(9);  // is lost
     store->Close();

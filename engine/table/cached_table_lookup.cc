@@ -1,0 +1,389 @@
+// Finding, admitting, evicting and copying out: what a lookup of CachedTable does.
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "table/cached_table.h"
+
+namespace recis {
+namespace {
+
+// Of an array (n, bytes) on the device, as the records of a table. `address`: where the array's
+// address lies there.
+DeviceTableView AsRecords(std::byte* const* address, int64_t n, size_t bytes) {
+  DeviceTableView view;
+  const auto elements = static_cast<uint32_t>(n + 1);
+  view.records = {address, ~uint64_t{0} / elements + 1, elements, bytes};
+  return view;
+}
+
+}  // namespace
+
+// ---- finding --------------------------------------------------------------------------------
+
+Result<std::shared_ptr<CachedBatch>> CachedTable::FindOnDevice(const int64_t* ids, int64_t n,
+                                                               const uint32_t* times) const {
+  Result<std::shared_ptr<DeviceBatch>> found = cache_.table().Find(ids, n, times);
+  if (!found.ok()) return found.status();
+  Result<std::shared_ptr<Batch>> host = found.value()->OnHost();
+  if (!host.ok()) return host.status();
+  auto batch = std::make_shared<CachedBatch>();
+  batch->size = n;
+  batch->batch = std::move(host.value());
+  batch->on_device = std::move(found.value());
+  batch->moves = Moves();
+  batch->evictions = evictions_;
+  Row* rows = batch->batch->row_data();  // frames, as yet
+  for (int64_t i = 0; i < batch->batch->distinct; ++i) {
+    const Frame frame = rows[i];
+    if (frame != CachedRows::kNoFrame) rows[i] = cache_.rows().At(frame).row;
+    batch->places.push_back({rows[i], frame});
+  }
+  return batch;
+}
+
+CachedTable::Indices CachedTable::NotCached(const CachedBatch& batch) {
+  Indices indices;
+  for (size_t i = 0; i < batch.places.size(); ++i) {
+    if (batch.places[i].frame == CachedRows::kNoFrame) indices.push_back(static_cast<uint32_t>(i));
+  }
+  return indices;
+}
+
+std::vector<int64_t> CachedTable::IdsOf(const CachedBatch& batch, const Indices& which) {
+  std::vector<int64_t> ids;
+  for (const uint32_t i : which) ids.push_back(batch.batch->id_data()[i]);
+  return ids;
+}
+
+void CachedTable::SetRow(CachedBatch& batch, uint32_t i, Row row) {
+  batch.batch->row_data()[i] = row;
+  batch.places[i].row = row;
+}
+
+void CachedTable::FindInTable(CachedBatch& batch, const Indices& which) const {
+  const std::vector<int64_t> ids = IdsOf(batch, which);
+  std::vector<int64_t> rows(ids.size());
+  table_->Rows(ids.data(), static_cast<int64_t>(ids.size()), rows.data());
+  for (size_t k = 0; k < which.size(); ++k) SetRow(batch, which[k], static_cast<Row>(rows[k]));
+}
+
+void CachedTable::Count(const CachedBatch& batch) const {
+  const Batch& found = *batch.batch;
+  for (int64_t i = 0; i < found.size; ++i) {
+    hits_ += found.row_data()[found.inverse_data()[i]] != kNoRow;
+  }
+  lookups_ += found.size;
+}
+
+Status CachedTable::Place(const CachedBatch& batch) const {
+  if (batch.moves == Moves()) return {};
+  const Batch& found = *batch.batch;
+  const auto distinct = static_cast<size_t>(found.distinct);
+  std::vector<int64_t> now(distinct);
+  if (batch.evictions != evictions_) {
+    table_->Rows(found.id_data(), found.distinct, now.data());
+  } else {
+    std::copy_n(found.row_data(), distinct, now.begin());
+  }
+  for (size_t i = 0; i < distinct; ++i) {
+    // Who had no row then takes part no more.
+    const Row row = found.row_data()[i] == kNoRow ? kNoRow : static_cast<Row>(now[i]);
+    batch.places[i] = {row, cache_.rows().FrameOf(row)};
+  }
+  RECIS_RETURN_IF_ERROR(PlaceOnDevice(batch));
+  batch.moves = Moves();
+  return {};
+}
+
+Status CachedTable::PlaceOnDevice(const CachedBatch& batch) const {
+  std::vector<Row> frames;
+  for (const CachedBatch::Place& place : batch.places) frames.push_back(place.frame);
+  return ToDevice(frames.data(), static_cast<int64_t>(frames.size()), batch.on_device->rows);
+}
+
+// ---- copying --------------------------------------------------------------------------------
+
+Status CachedTable::Scatter(const Indices& positions, const Indices& from, const std::byte* values,
+                            size_t bytes, int64_t n, std::byte* array) const {
+  Staging& staging = cache_.staging();
+  const auto count = static_cast<int64_t>(positions.size());
+  const int64_t most = staging.Items(bytes + sizeof(Row));
+  for (int64_t first = 0; first < count; first += most) {
+    const int64_t some = std::min(most, count - first);
+    staging.Clear();
+    const auto address = staging.Take<std::byte*>(1);
+    const auto rows = staging.Take<Row>(some);
+    const auto copies = staging.Take<std::byte>(some * static_cast<int64_t>(bytes));
+    *address.host = array;
+    for (int64_t i = 0; i < some; ++i) {
+      rows.host[i] = positions[first + i];
+      std::memcpy(copies.host + i * bytes, values + from[first + i] * bytes, bytes);
+    }
+    RECIS_RETURN_IF_ERROR(staging.ToDevice());
+    RECIS_RETURN_IF_ERROR(device_->kernels->Scatter(
+        AsRecords(address.device, n, bytes),
+        {rows.device, nullptr, nullptr, some, 0, bytes, copies.device}, device_->stream));
+    RECIS_RETURN_IF_ERROR(device_->space->Wait(device_->stream));
+  }
+  return {};
+}
+
+Status CachedTable::Collect(const Indices& positions, const std::byte* array, size_t bytes,
+                            int64_t n, std::byte* values) const {
+  Staging& staging = cache_.staging();
+  const auto count = static_cast<int64_t>(positions.size());
+  const int64_t most = staging.Items(bytes + sizeof(Row));
+  for (int64_t first = 0; first < count; first += most) {
+    const int64_t some = std::min(most, count - first);
+    staging.Clear();
+    const auto address = staging.Take<std::byte*>(1);
+    const auto rows = staging.Take<Row>(some);
+    *address.host = const_cast<std::byte*>(array);
+    std::copy_n(positions.data() + first, some, rows.host);
+    RECIS_RETURN_IF_ERROR(staging.ToDevice());
+    const int64_t size = some * static_cast<int64_t>(bytes);
+    const auto copies = staging.Take<std::byte>(size);
+    RECIS_RETURN_IF_ERROR(device_->kernels->Gather(
+        AsRecords(address.device, n, bytes), {rows.device, nullptr, some, 0, bytes, copies.device},
+        device_->stream));
+    RECIS_RETURN_IF_ERROR(staging.ToHost(copies, size));
+    std::memcpy(values + first * bytes, copies.host, static_cast<size_t>(size));
+  }
+  return {};
+}
+
+Status CachedTable::GatherFrom(const CachedBatch& batch, const Indices& others,
+                               const std::byte* values, std::byte* out) const {
+  RECIS_RETURN_IF_ERROR(cache_.table().Gather(*batch.on_device, out));
+  const Batch& found = *batch.batch;
+  constexpr uint32_t kNone = ~uint32_t{0};
+  std::vector<uint32_t> values_of(static_cast<size_t>(found.distinct), kNone);
+  bool any = false;
+  for (size_t k = 0; k < others.size(); ++k) {
+    const CachedBatch::Place& place = batch.places[others[k]];
+    if (place.row == kNoRow || place.frame != CachedRows::kNoFrame) continue;
+    values_of[others[k]] = static_cast<uint32_t>(k);
+    any = true;
+  }
+  if (!any) return {};
+  Indices positions, from;
+  for (int64_t i = 0; i < found.size; ++i) {
+    const uint32_t value = values_of[found.inverse_data()[i]];
+    if (value == kNone) continue;
+    positions.push_back(static_cast<uint32_t>(i));
+    from.push_back(value);
+  }
+  return Scatter(positions, from, values, embedding_bytes(), found.size, out);
+}
+
+// ---- lookups --------------------------------------------------------------------------------
+
+Status CachedTable::Read(const int64_t* ids, int64_t n, std::byte* out) const {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Usable());
+  Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, nullptr);
+  if (!found.ok()) return found.status();
+  CachedBatch& batch = *found.value();
+  const Indices missing = NotCached(batch);
+  const Buffer values = BufferCache::Get(missing.size() * embedding_bytes());
+  if (!missing.empty()) {
+    FindInTable(batch, missing);
+    const std::vector<int64_t> missed = IdsOf(batch, missing);
+    RECIS_RETURN_IF_ERROR(table_->Read(missed.data(), static_cast<int64_t>(missed.size()),
+                                       values.data(), /*stream=*/false));
+  }
+  RECIS_RETURN_IF_ERROR(GatherFrom(batch, missing, values.data(), out));
+  Count(batch);
+  return {};
+}
+
+// Answers what is not cached. Counts the batch once that has not failed.
+Status CachedTable::AskTable(CachedBatch& batch, const Indices& missing, AdmissionPolicy* policy,
+                             std::byte* values) {
+  if (missing.empty()) {
+    Count(batch);
+    return {};
+  }
+  FindInTable(batch, missing);
+  const std::vector<int64_t> ids = IdsOf(batch, missing);
+  const std::vector<uint32_t> counts = batch.batch->Counts();
+  std::vector<uint32_t> times;
+  for (const uint32_t i : missing) times.push_back(counts[i]);
+  Result<std::shared_ptr<Batch>> answered =
+      table_->Lookup(ids.data(), static_cast<int64_t>(ids.size()), policy, values,
+                     /*stream=*/false, times.data());
+  if (!answered.ok()) return answered.status();
+  Count(batch);
+  for (size_t k = 0; k < missing.size(); ++k) {
+    SetRow(batch, missing[k], answered.value()->row_data()[k]);
+  }
+  return {};
+}
+
+Status CachedTable::Promote(CachedBatch& batch, const Indices& missing) {
+  std::vector<Frame> kept;
+  for (const CachedBatch::Place& place : batch.places) {
+    if (place.frame == CachedRows::kNoFrame) continue;
+    cache_.Touch(place.frame);
+    kept.push_back(place.frame);
+  }
+  std::vector<RowOfId> wanted;
+  for (const uint32_t i : missing) {
+    if (batch.places[i].row != kNoRow) {
+      wanted.push_back({batch.batch->id_data()[i], batch.places[i].row});
+    }
+  }
+  // What the device has no memory for stays where it is.
+  (void)cache_.Promote(std::move(wanted), kept);
+  if (batch.moves == Moves()) return {};
+  for (const uint32_t i : missing) {
+    batch.places[i].frame = cache_.rows().FrameOf(batch.places[i].row);
+  }
+  batch.moves = Moves();
+  return PlaceOnDevice(batch);
+}
+
+Result<std::shared_ptr<CachedBatch>> CachedTable::Lookup(const int64_t* ids, int64_t n,
+                                                         AdmissionPolicy* policy, std::byte* out,
+                                                         const uint32_t* times) {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
+  Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, times);
+  if (!found.ok()) return found;
+  CachedBatch& batch = *found.value();
+  const Indices missing = NotCached(batch);
+  const Buffer values = BufferCache::Get(missing.size() * embedding_bytes());
+  RECIS_RETURN_IF_ERROR(AskTable(batch, missing, policy, values.data()));
+  RECIS_RETURN_IF_ERROR(Promote(batch, missing));
+  RECIS_RETURN_IF_ERROR(GatherFrom(batch, missing, values.data(), out));
+  return found;
+}
+
+Result<std::shared_ptr<CachedBatch>> CachedTable::Find(const int64_t* ids, int64_t n,
+                                                       const uint32_t* times) const {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Usable());
+  Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, times);
+  if (!found.ok()) return found;
+  FindInTable(*found.value(), NotCached(*found.value()));
+  Count(*found.value());
+  return found;
+}
+
+Status CachedTable::AdmitFound(CachedBatch& batch, const bool* admit) {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
+  RECIS_RETURN_IF_ERROR(table_->AdmitFound(*batch.batch, admit));
+  RowsAreTrue(batch);
+  RECIS_RETURN_IF_ERROR(Place(batch));
+  return Promote(batch, NotCached(batch));
+}
+
+Status CachedTable::Gather(CachedBatch& batch, std::byte* out) const {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Usable());
+  if (batch.evictions != evictions_) {
+    // Other calls may have freed or made rows since they were found.
+    Batch& found = *batch.batch;
+    std::vector<int64_t> rows(static_cast<size_t>(found.distinct));
+    table_->Rows(found.id_data(), found.distinct, rows.data());
+    std::transform(rows.begin(), rows.end(), found.row_data(),
+                   [](int64_t row) { return static_cast<Row>(row); });
+    RowsAreTrue(batch);
+  }
+  RECIS_RETURN_IF_ERROR(Place(batch));
+  Indices others = NotCached(batch);
+  std::erase_if(others, [&](uint32_t i) { return batch.places[i].row == kNoRow; });
+  std::vector<int64_t> rows;
+  for (const uint32_t i : others) rows.push_back(batch.places[i].row);
+  const Buffer values = BufferCache::Get(others.size() * embedding_bytes());
+  RECIS_RETURN_IF_ERROR(
+      table_->ReadSlot(0, rows.data(), static_cast<int64_t>(rows.size()), values.data()));
+  return GatherFrom(batch, others, values.data(), out);
+}
+
+Status CachedTable::Prefetch(const int64_t* ids, int64_t n) {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
+  Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, nullptr);
+  if (!found.ok()) return found.status();
+  const std::vector<int64_t> missing = IdsOf(*found.value(), NotCached(*found.value()));
+  return table_->Prefetch(missing.data(), static_cast<int64_t>(missing.size()));
+}
+
+Status CachedTable::Contains(const int64_t* ids, int64_t n, bool* out) const {
+  const Lock lock(*this);
+  Result<std::vector<int64_t>> host = OnHost(ids, n);
+  if (!host.ok()) return host.status();
+  const Buffer there = BufferCache::Get(static_cast<size_t>(n));
+  table_->Contains(host.value().data(), n, there.as<bool>());
+  return ToDevice(there.as<bool>(), n, out);
+}
+
+Status CachedTable::Rows(const int64_t* ids, int64_t n, int64_t* rows) const {
+  const Lock lock(*this);
+  Result<std::vector<int64_t>> host = OnHost(ids, n);
+  if (!host.ok()) return host.status();
+  std::vector<int64_t> found(host.value().size());
+  table_->Rows(host.value().data(), n, found.data());
+  return ToDevice(found.data(), n, rows);
+}
+
+// ---- change ---------------------------------------------------------------------------------
+
+Result<std::shared_ptr<CachedBatch>> CachedTable::Insert(const int64_t* ids, int64_t n,
+                                                         const std::byte* values) {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
+  Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, nullptr);
+  if (!found.ok()) return found;
+  CachedBatch& batch = *found.value();
+  Result<std::vector<int64_t>> host_ids = OnHost(ids, n);
+  if (!host_ids.ok()) return host_ids.status();
+  Result<std::vector<std::byte>> host_values =
+      OnHost(values, n * static_cast<int64_t>(embedding_bytes()));
+  if (!host_values.ok()) return host_values.status();
+  RECIS_RETURN_IF_ERROR(DropIds(host_ids.value()));
+  Result<std::shared_ptr<Batch>> inserted =
+      table_->Insert(host_ids.value().data(), n, host_values.value().data());
+  if (!inserted.ok()) return inserted.status();
+  batch.batch = std::move(inserted.value());
+  RowsAreTrue(batch);
+  return found;
+}
+
+Result<int64_t> CachedTable::Evict(const int64_t* ids, int64_t n) {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
+  Result<std::vector<int64_t>> host = OnHost(ids, n);
+  if (!host.ok()) return host.status();
+  RECIS_RETURN_IF_ERROR(DropIds(host.value()));
+  Result<int64_t> gone = table_->Evict(host.value().data(), n);
+  evictions_ += gone.ok() && gone.value() > 0;
+  return gone;
+}
+
+Status CachedTable::Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
+                            const std::vector<const std::byte*>& values) {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
+  Result<std::vector<int64_t>> host_ids = OnHost(ids, n);
+  if (!host_ids.ok()) return host_ids.status();
+  std::vector<std::vector<std::byte>> host_values;
+  std::vector<const std::byte*> addresses;
+  for (size_t k = 0; k < std::min(slots.size(), values.size()); ++k) {
+    RECIS_RETURN_IF_ERROR(CheckSlot(options(), cache_.schema(), slots[k]));
+    Result<std::vector<std::byte>> copied =
+        OnHost(values[k], n * static_cast<int64_t>(cache_.schema().slots()[slots[k]].bytes()));
+    if (!copied.ok()) return copied.status();
+    host_values.push_back(std::move(copied.value()));
+    addresses.push_back(host_values.back().data());
+  }
+  addresses.resize(values.size());
+  RECIS_RETURN_IF_ERROR(DropIds(host_ids.value()));
+  return table_->Restore(host_ids.value().data(), n, slots, addresses);
+}
+
+}  // namespace recis

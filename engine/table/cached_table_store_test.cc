@@ -1,0 +1,409 @@
+// What a table with records on a device does with its store: how many rows move and are written,
+// what a commit and a cut have, and what goes on when the disk or the device is full.
+
+#include <cerrno>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/env_testing.h"
+#include "table/cached_table.h"
+#include "table/table_store_testing.h"
+
+namespace recis::testing {
+namespace {
+
+// Memory of the emulated device is the host's, so arrays are passed as they are.
+std::byte* Bytes(Values& values) { return reinterpret_cast<std::byte*>(values.data()); }
+
+Ids Range(int64_t begin, int64_t end) {
+  Ids ids(static_cast<size_t>(end - begin));
+  std::iota(ids.begin(), ids.end(), begin);
+  return ids;
+}
+int64_t Size(const Ids& ids) { return static_cast<int64_t>(ids.size()); }
+
+// `blocks` of records with the states of Adam on the device.
+std::shared_ptr<CachedTable> JoinCached(const std::shared_ptr<Store>& store, int64_t blocks,
+                                        const std::string& name = "t",
+                                        std::shared_ptr<Device> device = EmulatedDevice()) {
+  const auto table = Value(CachedTable::Make(Options(name), store, device, BytesOf(blocks)));
+  for (const char* state : {"m", "v"}) {
+    Value(table->AddSlot({.name = state, .shape = {kDim}}));
+  }
+  return table;
+}
+
+std::shared_ptr<CachedBatch> Lookup(CachedTable& table, const Ids& ids, Values* out = nullptr) {
+  Values values(ids.size() * kDim);
+  auto batch = Value(table.Lookup(ids.data(), Size(ids), nullptr, Bytes(values)));
+  if (out != nullptr) *out = values;
+  return batch;
+}
+Values Read(const CachedTable& table, const Ids& ids) {
+  Values values(ids.size() * kDim);
+  Ok(table.Read(ids.data(), Size(ids), Bytes(values)));
+  return values;
+}
+void Accumulate(CachedTable& table, const std::shared_ptr<CachedBatch>& batch) {
+  const Values gradient(static_cast<size_t>(batch->batch->size) * kDim, 1);
+  Ok(table.Accumulate(*batch, gradient.data(), DType::kFloat32, false, 1));
+}
+void Step(CachedTable& table) {
+  Ok(table.Step({.rule = Rule::kAdam, .step_size = 0.1, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8},
+                {1, 2}));
+}
+void Train(CachedTable& table, const Ids& ids) {
+  Accumulate(table, Lookup(table, ids));
+  Step(table);
+  Ok(table.ClearGradient());
+}
+
+Content ContentOf(const CachedTable& table) {
+  Content content;
+  const auto size = static_cast<size_t>(table.size());
+  content.ids.resize(size);
+  content.rows.resize(size);
+  Value(table.IdsMap(table.size(), content.ids.data(), content.rows.data()));
+  const std::vector<Slot> slots = table.Slots();
+  for (size_t i = 0; i < slots.size(); ++i) {
+    Values values(size * slots[i].count);
+    Ok(table.ReadSlot(static_cast<int>(i), content.rows.data(), table.size(), Bytes(values)));
+    content.slots.push_back(values);
+  }
+  return content;
+}
+
+// A store with a table of two blocks on a device.
+struct Fixture {
+  explicit Fixture(int64_t blocks = 2, int64_t hot_bytes = 1 << 20)
+      : store(Open(directory.path(), hot_bytes)), table(JoinCached(store, blocks)) {}
+  ~Fixture() { store->Close(); }
+
+  TemporaryDirectory directory;
+  std::shared_ptr<Store> store;
+  std::shared_ptr<CachedTable> table;
+};
+
+TEST(RowsAreWrittenBackOnlyIfTheyHaveChanged) {
+  Fixture at;
+  Lookup(*at.table, Range(0, 10));
+  EXPECT_EQ(at.table->OfCache().promotes, 10);
+  Lookup(*at.table, Range(0, 10));
+  EXPECT_EQ(at.table->OfCache().promotes, 10);
+  Lookup(*at.table, Range(10, 20));
+  CacheStats stats = at.table->OfCache();
+  EXPECT_EQ(stats.spills, 10);
+  EXPECT_EQ(stats.drops, 10);
+  EXPECT_EQ(stats.write_backs, 0);
+  EXPECT_EQ(stats.rows, 10);
+  Train(*at.table, Range(10, 14));
+  Lookup(*at.table, Range(20, 30));
+  stats = at.table->OfCache();
+  EXPECT_EQ(stats.spills, 20);
+  EXPECT_EQ(stats.drops, 16);
+  EXPECT_EQ(stats.write_backs, 4);
+}
+
+TEST(ACommitWritesWhatHasChangedBackOnce) {
+  Fixture at;
+  Train(*at.table, Range(0, 7));
+  EXPECT(at.store->Commit(1, "").ok());
+  EXPECT_EQ(at.table->OfCache().write_backs, 7);
+  EXPECT(at.store->Commit(2, "").ok());
+  Lookup(*at.table, Range(10, 20));
+  const CacheStats stats = at.table->OfCache();
+  EXPECT_EQ(stats.write_backs, 7);
+  EXPECT_EQ(stats.drops, stats.spills);
+}
+
+TEST(TheColdestRowsAreSpilled) {
+  Fixture at;
+  for (int i = 0; i < 3; ++i) Lookup(*at.table, Range(0, 5));  // hot
+  Lookup(*at.table, Range(5, 10));
+  Lookup(*at.table, Range(10, 15));
+  const int64_t promotes = at.table->OfCache().promotes;
+  Lookup(*at.table, Range(0, 5));
+  EXPECT_EQ(at.table->OfCache().promotes, promotes);
+}
+
+TEST(ReadingMovesNothing) {
+  Fixture at(2, BytesOf(3));
+  Train(*at.table, Range(0, 40));
+  Ok(at.table->Step({.rule = Rule::kSgd, .step_size = 0.1}, {}));
+  const CacheStats before = at.table->OfCache();
+  const TableStats table_before = Value(at.table->Stats());
+  Read(*at.table, Range(-10, 50));
+  Ids rows(40);
+  Ok(at.table->Rows(Range(0, 40).data(), 40, rows.data()));
+  const CacheStats after = at.table->OfCache();
+  EXPECT_EQ(after.promotes, before.promotes);
+  EXPECT_EQ(after.spills, before.spills);
+  EXPECT_EQ(after.write_backs, before.write_backs);
+  const TableStats table_after = Value(at.table->Stats());
+  EXPECT_EQ(table_after.promotes, table_before.promotes);
+  EXPECT_EQ(table_after.spills, table_before.spills);
+}
+
+TEST(RowsWithAPendingGradientStayWhereTheyAre) {
+  Fixture at;
+  const auto cached = Lookup(*at.table, Range(0, 10));
+  Accumulate(*at.table, cached);
+  const auto others = Lookup(*at.table, Range(10, 20));  // finds no room
+  EXPECT_EQ(at.table->OfCache().spills, 0);
+  EXPECT_EQ(at.table->OfCache().promotes, 10);
+  Accumulate(*at.table, others);
+  EXPECT_EQ(Value(at.table->GradientRows()), 20);
+  Step(*at.table);
+  Ok(at.table->ClearGradient());
+  Lookup(*at.table, Range(10, 20));
+  EXPECT_EQ(at.table->OfCache().write_backs, 10);
+  EXPECT_EQ(at.table->OfCache().rows, 10);
+}
+
+TEST(WhatIsOnTheDeviceIsNotReadFromTheStore) {
+  Fixture at(4, BytesOf(1));
+  Lookup(*at.table, Range(0, 20));
+  EXPECT(at.store->Commit(1, "").ok());
+  Lookup(*at.table, Range(0, 20));
+  const int64_t reads = at.store->Stats().log.reads;
+  for (int i = 0; i < 5; ++i) Train(*at.table, Range(0, 20));
+  EXPECT_EQ(at.store->Stats().log.reads, reads);
+}
+
+TEST(AStoreCanBeOpenedAgainWithoutADevice) {
+  const TemporaryDirectory directory;
+  Content last;
+  {
+    const auto store = Open(directory.path(), 1 << 20);
+    const auto table = JoinCached(store, 3);
+    for (int i = 0; i < 5; ++i) Train(*table, Range(3 * i, 3 * i + 30));
+    EXPECT(store->Commit(1, "").ok());
+    last = ContentOf(*table);
+    Train(*table, Range(0, 50));  // is lost
+    store->Close();
+  }
+  {
+    const auto store = Open(directory.path(), 1 << 20);
+    EXPECT(testing::ContentOf(*Join(store)) == last);
+    store->Close();
+  }
+  const auto store = Open(directory.path(), 1 << 20);
+  const auto table = JoinCached(store, 1);
+  EXPECT(ContentOf(*table) == last);
+  EXPECT(JoinCached(store, 1) == table);
+  const Status other = CachedTable::Make(Options(), store, EmulatedDevice(), 12345).status();
+  EXPECT(other.message().find("on emulated") != std::string::npos, other.message());
+  store->Close();
+}
+
+TEST(TablesAreCommittedAtOneMoment) {
+  const TemporaryDirectory directory;
+  const auto store = Open(directory.path(), 1 << 20);
+  const auto one = JoinCached(store, 2, "one"), two = JoinCached(store, 2, "two");
+  const auto plain = Join(store, "plain");
+  AddStates(*plain);
+  Train(*one, Range(0, 20));
+  Train(*two, Range(5, 25));
+  Ok(testing::Train(*plain, Range(0, 9), {1, 2}));
+  const Content first = ContentOf(*one), second = ContentOf(*two),
+                third = testing::ContentOf(*plain);
+  EXPECT(store->Commit(1, "").ok());
+  store->Close();
+  const auto again = Open(directory.path(), 1 << 20);
+  EXPECT(testing::ContentOf(*Join(again, "one")) == first);
+  EXPECT(testing::ContentOf(*Join(again, "two")) == second);
+  EXPECT(testing::ContentOf(*Join(again, "plain")) == third);
+  again->Close();
+}
+
+TEST(ACutStaysAsItWasWhileTheDeviceGoesOn) {
+  Fixture at(3);
+  Train(*at.table, Range(0, 20));
+  Ok(at.table->Track(true));
+  Train(*at.table, Range(0, 2));
+  const Content before = ContentOf(*at.table);
+  {
+    const auto cut = Value(at.table->TakeCut(true, 1 << 20));
+    EXPECT_EQ(cut->rows(), 2);  // not what was dirty when tracking began
+    cut->Close();
+  }
+  const auto cut = Value(at.table->TakeCut(false, 1 << 20));
+  Train(*at.table, Range(0, 12));
+  const Ids gone{3, 15};
+  EXPECT_EQ(Value(at.table->Evict(gone.data(), 2)), 2);
+  Train(*at.table, Range(30, 45));  // spills those
+  std::vector<RowOfId> rows;
+  for (size_t i = 0; i < before.ids.size(); ++i) {
+    rows.push_back({before.ids[i], static_cast<Row>(before.rows[i])});
+  }
+  std::vector<RowOfId> listed;
+  Ok(cut->List(1, 0, 1, &listed));
+  EXPECT_EQ(listed.size(), rows.size());
+  std::vector<Values> slots(3, Values(rows.size() * kDim));
+  std::vector<std::byte*> addresses;
+  for (Values& slot : slots) addresses.push_back(Bytes(slot));
+  Ok(cut->Gather(rows.data(), static_cast<int64_t>(rows.size()), addresses));
+  EXPECT(slots == before.slots);
+  cut->Close();
+  const auto delta = Value(at.table->TakeCut(true, 1 << 20));
+  EXPECT_EQ(delta->rows(), 11 + 15);
+  EXPECT_EQ(delta->deleted(), gone);
+}
+
+#if !defined(RECIS_SYSTEM_LMDB)
+
+TEST(ACommitThatFailsIsMadeAgain) {
+  class : public Env {
+   public:
+    ssize_t Pwritev(int fd, const iovec* parts, int count, off_t offset) override {
+      if (full) return errno = ENOSPC, -1;
+      return Env::Pwritev(fd, parts, count, offset);
+    }
+    bool full = false;
+  } disk;
+  const ScopedEnv replaced(&disk);
+  const TemporaryDirectory directory;
+  Content last;
+  {
+    const auto store = Open(directory.path(), BytesOf(4));
+    const auto table = JoinCached(store, 2);
+    Train(*table, Range(0, 15));
+    EXPECT(store->Commit(1, "").ok());
+    disk.full = true;
+    Train(*table, Range(5, 15));
+    EXPECT(store->Commit(2, "").status().code() == Code::kIo);
+    EXPECT_EQ(store->Epochs().back().step, 1);
+    Train(*table, Range(0, 15));
+    last = ContentOf(*table);
+    disk.full = false;
+    EXPECT(store->Commit(3, "").ok());
+    store->Close();
+  }
+  const auto again = Open(directory.path(), BytesOf(4));
+  EXPECT(testing::ContentOf(*Join(again)) == last);
+  again->Close();
+}
+
+#endif
+
+TEST(WhatTheDeviceHasNoMemoryForTheTableAnswers) {
+  constexpr int64_t kWide = 256, kBatch = 1000;
+  const TemporaryDirectory directory;
+  const auto store = Open(directory.path(), int64_t{1} << 30);
+  TableOptions options = Options();
+  options.shape = {kWide};
+  const auto memory = Table::Make(options).value();
+  const auto table = Value(CachedTable::Make(
+      options, store, EmulatedDevice(HostKernels(), EmulatedSpace(size_t{24} << 20)),
+      int64_t{1} << 30));
+  Values out(kWide * kBatch), expected(kWide * kBatch);
+  for (int64_t first = 0; first < 20 * kBatch; first += kBatch) {
+    const Ids ids = Range(first, first + kBatch);
+    Ok(table->Lookup(ids.data(), kBatch, nullptr, Bytes(out)).status());
+    Ok(memory->Lookup(ids.data(), kBatch, nullptr, Bytes(expected), false).status());
+    EXPECT(out == expected, first);
+  }
+  const CacheStats stats = table->OfCache();
+  EXPECT_LT(2 * kBatch, stats.rows);
+  EXPECT_LT(stats.rows, 20 * kBatch);
+  store->Close();
+}
+
+TEST(TheDeviceTakesNoMemoryForMoreThanItsPart) {
+  constexpr int64_t kWide = 4096, kRows = 200;
+  const TemporaryDirectory directory;
+  const auto store = Open(directory.path(), int64_t{1} << 30);
+  TableOptions options = Options();
+  options.shape = {kWide};
+  // 8 MiB for copies, 4 for the records, and not as many again.
+  const auto device = EmulatedDevice(HostKernels(), EmulatedSpace(size_t{15} << 20));
+  const auto table = Value(CachedTable::Make(options, store, device, kRows * kWide * 4));
+  Values out(kWide * kRows);
+  for (int64_t round = 0; round < 6; ++round) {
+    const Ids ids = Range(round * kRows, (round + 1) * kRows);
+    Ok(table->Lookup(ids.data(), kRows, nullptr, Bytes(out)).status());
+    EXPECT_EQ(table->OfCache().promotes, (round + 1) * kRows);
+  }
+  store->Close();
+}
+
+TEST(PrefetchedRowsAreReadOnce) {
+  const TemporaryDirectory directory;
+  {
+    const auto store = Open(directory.path(), 1 << 20);
+    Lookup(*JoinCached(store, 4), Range(0, 100));
+    EXPECT(store->Commit(1, "").ok());
+    store->Close();
+  }
+  const auto store = Open(directory.path(), 1 << 20);
+  const auto table = JoinCached(store, 4);
+  const Ids ids = Range(0, 15);
+  Ok(table->Prefetch(ids.data(), 15));
+  store->DrainBackground();
+  const int64_t reads = store->Stats().log.reads;
+  EXPECT_EQ(reads, 15);
+  Lookup(*table, ids);
+  EXPECT_EQ(store->Stats().log.reads, reads);
+  Ok(table->Prefetch(ids.data(), 15));  // they are on the device
+  store->DrainBackground();
+  EXPECT_EQ(store->Stats().log.reads, reads);
+  store->Close();
+}
+
+TEST(ACachedTableOfAClosedStoreIsOfNoUse) {
+  Fixture at;
+  const Ids ids = Range(0, 3);
+  Accumulate(*at.table, Lookup(*at.table, ids));
+  at.store->Close();
+  Values out(3 * kDim);
+  EXPECT(at.table->Read(ids.data(), 3, Bytes(out)).code() == Code::kUnavailable);
+  EXPECT(at.table->Lookup(ids.data(), 3, nullptr, Bytes(out)).status().code() ==
+         Code::kUnavailable);
+  EXPECT(at.table->Step({.rule = Rule::kSgd}, {}).code() == Code::kUnavailable);
+  EXPECT(at.table->Evict(ids.data(), 3).status().code() == Code::kUnavailable);
+  EXPECT(at.table->Clear().code() == Code::kUnavailable);
+  EXPECT(at.table->TakeCut(false, 1).status().code() == Code::kUnavailable);
+}
+
+TEST(ThreadsLookUpTrainCommitAndEvictATableOnADevice) {
+  const TemporaryDirectory directory;
+  const auto store = Open(directory.path(), BytesOf(10));
+  const auto one = JoinCached(store, 6, "one"), two = JoinCached(store, 6, "two");
+  std::vector<std::thread> threads;
+  for (const auto& table : {one, two}) {
+    threads.emplace_back([&, table] {
+      for (int64_t i = 0; i < 60; ++i) {
+        Train(*table, Range(i % 40, i % 40 + 25));
+        const Ids gone = Range(i, i + 3);
+        if (i % 5 == 0) Value(table->Evict(gone.data(), 3));
+      }
+    });
+  }
+  threads.emplace_back([&] {
+    for (int64_t i = 0; i < 40; ++i) {
+      Read(*one, Range(0, 60));
+      Train(*two, Range(20, 50));
+      Ok(one->Prefetch(Range(0, 40).data(), 40));
+      Value(one->Stats());
+      Value(two->TakeCut(false, 1 << 20))->Abandon();
+    }
+  });
+  threads.emplace_back([&] {
+    for (int64_t i = 0; i < 10; ++i) EXPECT(store->Commit(i, "").ok());
+  });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT(store->Commit(11, "").ok());
+  const Content first = ContentOf(*one), second = ContentOf(*two);
+  store->Close();
+  const auto again = Open(directory.path(), 1 << 20);
+  EXPECT(testing::ContentOf(*Join(again, "one")) == first);
+  EXPECT(testing::ContentOf(*Join(again, "two")) == second);
+  again->Close();
+}
+
+}  // namespace
+}  // namespace recis::testing
