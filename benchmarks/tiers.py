@@ -40,9 +40,9 @@ DIM = 64
 ROW_BYTES = 3 * DIM * 4
 LIMIT_BYTES = 1 << 30
 HOT_BYTES = 440 << 20  # the rest is for Python, torch, the index and what is on its way
+QUEUED_BYTES = 64 << 20  # less of them where rows change, for what waits to be written
 THREADS = 16
 ROCKSDB_FILE_ROWS = 1 << 18
-QUEUED_BYTES = 64 << 20  # of them, for what waits to be written where rows change
 WARM_UP = 60  # batches before the clock starts
 
 

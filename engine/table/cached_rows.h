@@ -4,8 +4,7 @@
 // it was changed there, and the table's own is out of date from then on.
 //
 // Threads: FrameOf(), At() and the other const methods from any while no other runs; the rest by
-// one
-//   thread at a time.
+//   one thread at a time.
 // Invariants:
 //  (1) FrameOf(At(frame).row) is the frame, for frames in use.
 //  (2) There are never more than `capacity` rows.

@@ -9,9 +9,8 @@
 // Threads: one at a time, as its device. It takes the table's lock.
 // Invariants:
 //  (1) Frames of rows() are the live rows of table(), and belong to the same ids.
-//  (2) The pending gradient of a row that is cached is on the device, all of it; of any other row,
-//  in
-//      the table.
+//  (2) The pending gradient of a row that is cached is on the device, all of it; that of any other
+//      row is in the table.
 //  (3) A method that returns an error has lost nothing: at most, rows are cached no more, or their
 //      records have been written back.
 #pragma once
