@@ -44,7 +44,8 @@ void InitTable(py::module_& module) {
   bound
       .def(py::init(&MakeTable), py::arg("name"), py::arg("dtype"), py::arg("shape"),
            py::arg("block_rows"), py::arg("draw"), py::arg("store").none(true), Unlocked())
-      .def("track", &Table::Track, py::arg("on"), Unlocked())
+      .def(
+          "track", [](Table& t, bool on) { ThrowIfError(t.Track(on)); }, py::arg("on"), Unlocked())
       .def(
           "cut",
           [](Table& t, bool delta, int64_t pool_bytes) {

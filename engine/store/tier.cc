@@ -301,10 +301,10 @@ Status Tier::Locate(const Row* rows, int64_t n, Sources* sources) const {
     if (where.cold()) cold.push_back(i);
   }
   if (cold.empty()) return {};
-  sources->cold = BufferCache::Get(cold.size() * layout_.record_bytes);
+  sources->copies = BufferCache::Get(cold.size() * layout_.record_bytes);
   std::vector<Miss> misses;
   misses.reserve(cold.size());
-  std::byte* next = sources->cold.data();
+  std::byte* next = sources->copies.data();
   for (const int64_t i : cold) {
     misses.push_back({rows[i], locations_[rows[i]], next});
     pointers[i] = next;

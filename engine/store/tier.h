@@ -43,7 +43,7 @@ struct RecordLayout {
 // Records to be read, hot or cold.
 struct Sources {
   Buffer pointers;  // const std::byte* (n): null where a row has no record
-  Buffer cold;      // copies of the cold ones
+  Buffer copies;    // of those that are elsewhere
   const std::byte* const* data() const { return pointers.as<const std::byte*>(); }
 };
 

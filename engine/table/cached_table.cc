@@ -71,8 +71,7 @@ Result<std::unique_lock<std::mutex>> CachedTable::WriteBackAndHold() {
 Status CachedTable::Track(bool on) {
   const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(WriteBackAll());
-  table_->Track(on);
-  return {};
+  return table_->Track(on);
 }
 
 Result<std::shared_ptr<Cut>> CachedTable::TakeCut(bool delta, int64_t pool_bytes,

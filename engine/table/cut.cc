@@ -7,15 +7,15 @@
 #include <utility>
 
 #include "base/thread_pool.h"
+#include "table/cuttable.h"
 #include "table/row_loops.h"
-#include "table/table.h"
 
 namespace recis {
 namespace {
 
 constexpr int64_t kScanRows = int64_t{1} << 18;  // looked through under one lock
 constexpr int64_t kScanGrain = 1 << 14;
-constexpr int64_t kGatherRows = 8192;  // copied under one lock
+constexpr int64_t kGatherRows = 8192;  // copied under one lock at most
 constexpr int64_t kGatherGrain = 256;
 constexpr int64_t kAheadRows = 8;    // records on their way to the cache
 constexpr int64_t kSortGrain = 256;  // slices
@@ -55,7 +55,7 @@ void Cut::Abandon() {
 // lock.
 template <class RowAt, class Use>
 void Cut::ForEachRow(int64_t begin, int64_t end, RowAt row_at, Use use) const {
-  const Directory& directory = table_->directory_;
+  const Directory& directory = table_->directory();
   std::vector<Row> touched;
   for (int64_t i = begin; i < end; ++i) {
     const Row row = row_at(i);
@@ -81,8 +81,8 @@ template <class RowAt, class Use>
 Status Cut::Scan(int64_t n, RowAt row_at, Use use) const {
   std::mutex mutex;
   for (int64_t first = 0; first < n; first += kScanRows) {
-    const Table::ReadLock lock(table_->mutex_);
-    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+    const Cuttable::ReadLock lock(table_->mutex_);
+    RECIS_RETURN_IF_ERROR(table_->Usable());
     const int64_t count = std::min(kScanRows, n - first);
     ParallelFor(count, kScanGrain, [&](int64_t begin, int64_t end) {
       std::vector<RowOfId> found;
@@ -172,47 +172,22 @@ Status Cut::List(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowO
   return {};
 }
 
-// What is not touched since holds what it held, wherever it has gone. Whatever fails here is read
-// again under the lock, and told.
-Status Cut::ReadCold(const RowOfId* rows, int64_t n, Buffer* memory,
-                     std::vector<const std::byte*>* records) const {
-  records->assign(static_cast<size_t>(n), nullptr);
-  ColdReads reads;
-  {
-    const Table::ReadLock lock(table_->mutex_);
-    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
-    if (table_->records_->all_hot()) return {};
-    std::vector<Row> untouched;
-    for (int64_t i = 0; i < n; ++i) {
-      const Row row = rows[i].row;
-      untouched.push_back(preserved_->touched().Has(row) ? kNoRow : row);
-    }
-    reads = table_->records_->tier()->ReadsOf(untouched.data(), n);
-  }
-  const auto count = static_cast<int64_t>(reads.requests.size());
-  if (!table_->store_->log().Read(reads.requests.data(), count).ok()) return {};
-  auto request = reads.requests.begin();
-  for (int64_t i = 0; i < n && request != reads.requests.end(); ++i) {
-    if (request->row == rows[i].row) (*records)[i] = request++->record;
-  }
-  *memory = std::move(reads.records);
-  return {};
-}
-
 Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>& values) const {
   RECIS_RETURN_IF_ERROR(Usable());
-  std::vector<Row> wanted(static_cast<size_t>(std::min(n, kGatherRows)));
+  const int64_t most =
+      std::clamp<int64_t>(static_cast<int64_t>(gathered_bytes_ / record_bytes_), 1, kGatherRows);
+  std::vector<Row> wanted(static_cast<size_t>(std::min(n, most)));
   std::vector<const std::byte*> kept;
-  Buffer cold;
+  Buffer copied;
   std::vector<int64_t> places;  // in this chunk, of touched rows
   std::vector<Row> touched;
   std::vector<Preserved::Copy> copies;
   Sources sources;
-  for (int64_t first = 0; first < n; first += kGatherRows) {
-    const int64_t count = std::min(kGatherRows, n - first);
-    RECIS_RETURN_IF_ERROR(ReadCold(rows + first, count, &cold, &kept));
-    const Table::ReadLock lock(table_->mutex_);
-    RECIS_RETURN_IF_ERROR(table_->records_->Usable());
+  for (int64_t first = 0; first < n; first += most) {
+    const int64_t count = std::min(most, n - first);
+    RECIS_RETURN_IF_ERROR(table_->ReadAhead(rows + first, count, &copied, &kept));
+    const Cuttable::ReadLock lock(table_->mutex_);
+    RECIS_RETURN_IF_ERROR(table_->Usable());
     places.clear();
     touched.clear();
     for (int64_t i = 0; i < count; ++i) {
@@ -233,7 +208,7 @@ Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>
       }
       kept[places[i]] = copies[i].record;
     }
-    RECIS_RETURN_IF_ERROR(table_->records_->Locate(wanted.data(), count, &sources));
+    RECIS_RETURN_IF_ERROR(table_->Locate(wanted.data(), count, &sources));
     const auto record_of = [&](int64_t i) {
       return kept[i] != nullptr ? kept[i] : sources.data()[i];
     };

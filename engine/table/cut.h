@@ -21,9 +21,9 @@
 
 namespace recis {
 
-class Table;
+class Cuttable;
 
-// Table::TakeCut() makes it. `delta`: only of what changed since the last one that was closed.
+// Cuttable::TakeCut() makes it. `delta`: only of what changed since the last one that was closed.
 class Cut : public SnapshotSource {
  public:
   static constexpr int64_t kListedRows = int64_t{2} << 20;
@@ -51,7 +51,7 @@ class Cut : public SnapshotSource {
   void Abandon();
 
  private:
-  friend class Table;
+  friend class Cuttable;
   Cut() = default;
   Status Usable() const;
   int64_t CountRows() const;
@@ -65,23 +65,19 @@ class Cut : public SnapshotSource {
   Result<std::shared_ptr<const Listing>> ListingOf(uint32_t slices, uint32_t begin,
                                                    uint32_t end) const;
   Status Count(uint32_t slices) const;
-  // Reads cold records while the table is not locked, as far as they can be had so: those of row i
-  // to records[i], which is null where there is none.
-  Status ReadCold(const RowOfId* rows, int64_t n, Buffer* memory,
-                  std::vector<const std::byte*>* records) const;
   template <class RowAt, class Use>
   void ForEachRow(int64_t begin, int64_t end, RowAt row_at, Use use) const;
   template <class RowAt, class Use>
   Status Scan(int64_t n, RowAt row_at, Use use) const;
 
-  std::shared_ptr<Table> table_;  // null once closed or abandoned
+  std::shared_ptr<Cuttable> table_;  // null once closed or abandoned
   std::shared_ptr<Preserved> preserved_;
   std::vector<Slot> slots_;
   size_t record_bytes_ = 0;
   int64_t end_ = 0;   // rows of the moment are below
   int64_t rows_ = 0;  // of this cut
   int64_t listed_rows_ = kListedRows;
-  size_t gathered_bytes_ = SnapshotSource::gathered_bytes();
+  size_t gathered_bytes_ = kGatheredBytes;
   bool whole_ = true;  // not only what changed
   bool tracked_ = false;
   RowChanges changes_;  // what the table had tracked until then

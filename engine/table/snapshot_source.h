@@ -30,6 +30,9 @@ void SortBySlice(uint32_t slices, uint32_t begin, uint32_t end, std::vector<RowO
 
 class SnapshotSource {
  public:
+  // What stays cached.
+  static constexpr size_t kGatheredBytes = size_t{1} << 20;
+
   virtual ~SnapshotSource() = default;
 
   // Those of that moment, in the table's order.
@@ -39,8 +42,8 @@ class SnapshotSource {
   // The rows of slices [begin, end), by slice and then by id.
   virtual Status List(uint32_t slices, uint32_t begin, uint32_t end,
                       std::vector<RowOfId>* rows) const = 0;
-  // How many bytes of records are best gathered at a time: what stays cached.
-  virtual size_t gathered_bytes() const { return size_t{1} << 20; }
+  // How many bytes of records are best gathered at a time.
+  virtual size_t gathered_bytes() const { return kGatheredBytes; }
   // Slot k of row i goes to values[k] + i * slots()[k].bytes().
   virtual Status Gather(const RowOfId* rows, int64_t n,
                         const std::vector<std::byte*>& values) const = 0;

@@ -92,10 +92,7 @@ Result<int64_t> Table::Evict(const int64_t* ids, int64_t n) {
 Status Table::Clear() {
   WriteLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Changeable());
-  if (preserved_) {
-    return Unavailable("table '" + options_.name +
-                       "' is being saved and cannot be cleared: wait for that snapshot to end");
-  }
+  RECIS_RETURN_IF_ERROR(CheckClearable());
   for (int64_t row = 0; changes_ && row < directory_.end(); ++row) {
     if (directory_.Live(row)) changes_->freed.push_back(directory_.IdOf(static_cast<Row>(row)));
   }

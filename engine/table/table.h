@@ -17,15 +17,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <optional>
-#include <shared_mutex>
 #include <string>
 #include <vector>
 
-#include "base/shared_mutex.h"
 #include "base/status.h"
-#include "base/yield.h"
 #include "device/kernels.h"
 #include "device/memory.h"
 #include "store/records.h"
@@ -33,11 +28,10 @@
 #include "table/admission.h"
 #include "table/batch.h"
 #include "table/checks.h"
-#include "table/cut.h"
+#include "table/cuttable.h"
 #include "table/directory.h"
 #include "table/gradient.h"
 #include "table/index.h"
-#include "table/row_changes.h"
 #include "table/rows_in_flight.h"
 #include "table/schema.h"
 #include "table/table_stats.h"
@@ -51,7 +45,7 @@ struct BlockView {
   int64_t row_stride_bytes = 0;
 };
 
-class Table : public StoreMember, public std::enable_shared_from_this<Table> {
+class Table : public Cuttable, public StoreMember {
  public:
   static Result<std::shared_ptr<Table>> Make(TableOptions options);
   // A table in a store: new, or as of the opened epoch, or the one made before. `fronted`: it
@@ -134,13 +128,6 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
 
   // ---- snapshots --------------------------------------------------------------------
 
-  // Whether to remember from now on which rows change, for deltas. Writes through View() cannot be
-  // seen: once there was a view, a delta has all rows.
-  void Track(bool on);
-  // The table as of now. One at a time. While it is there, copies of at most about `pool_bytes` are
-  // kept, and changes wait where that is not enough. It lists about `listed_rows` at a time.
-  Result<std::shared_ptr<Cut>> TakeCut(bool delta, int64_t pool_bytes,
-                                       int64_t listed_rows = Cut::kListedRows);
   // Gives distinct ids these values of these slots: values[k] is (n, *slot shape). Ids without a
   // row are admitted.
   Status Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
@@ -154,7 +141,6 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   // Live rows ascending, with their ids. REQUIRES: room for size(); returns the count.
   int64_t IdsMap(int64_t capacity, int64_t* ids, int64_t* rows) const;
   TableStats Stats() const;
-  const TableOptions& options() const { return options_; }
   bool in_store() const { return store_ != nullptr; }
 
   // ---- as a member of a store -------------------------------------------------------
@@ -167,15 +153,10 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   void CollectValues(Values* values) override;
 
  private:
-  friend class Cut;
-  using ReadLock = Yielding<std::shared_lock<SharedMutex>>;
-  using WriteLock = Yielding<std::unique_lock<SharedMutex>>;
-
   Table(TableOptions options, std::shared_ptr<Store> store, bool fronted)
-      : options_(std::move(options)),
+      : Cuttable(std::move(options), store ? &store->mutex() : nullptr),
         store_(std::move(store)),
-        fronted_(fronted),
-        mutex_(store_ ? store_->mutex() : own_mutex_) {}
+        fronted_(fronted) {}
   static Result<std::shared_ptr<Table>> MakeEmpty(TableOptions options,
                                                   std::shared_ptr<Store> store, bool fronted);
   void PrefetchIds(const std::vector<int64_t>& ids);
@@ -185,9 +166,18 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   Status RecoverSchema(uint32_t number);
   Status RecoverRows(uint32_t number);
 
-  void EndCut(const std::shared_ptr<Preserved>& preserved, RowChanges* unsaved);
-  // The lock, once a cut has room for what will be changed. May throw Interrupted.
-  WriteLock LockToChange();
+  Status Usable() const override { return records_->Usable(); }
+  Result<Moment> BeginCut() override;
+  const Directory& directory() const override { return directory_; }
+  Status FindIds(const int64_t* ids, int64_t n, Row* rows) const override {
+    FindRows(ids, n, rows);
+    return {};
+  }
+  Status Locate(const Row* rows, int64_t n, Sources* sources) const override {
+    return records_->Locate(rows, n, sources);
+  }
+  Status ReadAhead(const RowOfId* rows, int64_t n, Buffer* memory,
+                   std::vector<const std::byte*>* records) const override;
 
   Status CheckBatch(int64_t n) const { return recis::CheckBatch(options_, n); }
   size_t embedding_bytes() const { return schema_.slots()[0].bytes(); }
@@ -200,11 +190,6 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   static void SetTimes(const uint32_t* times, Batch& batch);
   void CountBatch(const Batch& batch) const;
   void Refresh(Batch& batch) const;
-  // Before the records of these live rows are written or freed: keeps them for the cut.
-  Status BeforeChange(const Row* rows, int64_t n);
-  Status Preserve(const Row* rows, int64_t n);
-  // Notes that these rows are written, freed or new.
-  void Touch(const Row* rows, int64_t n);
   // `drawn`: embeddings start as drawn; else the caller writes them.
   Status AdmitLocked(Batch& batch, const bool* admit, bool drawn = true);
   Status ReadHot(const int64_t* ids, int64_t n, std::byte* out, bool stream) const;
@@ -216,20 +201,15 @@ class Table : public StoreMember, public std::enable_shared_from_this<Table> {
   Status CopySlot(const Slot& slot, const Row* rows, int64_t n, std::byte* values) const;
   int64_t CapacityLocked() const;
 
-  const TableOptions options_;
   const std::shared_ptr<Store> store_;  // null in memory
   const bool fronted_;
-  mutable SharedMutex own_mutex_;
-  SharedMutex& mutex_;
   Schema schema_;                            // GUARDED_BY(mutex_)
   std::unique_ptr<Records> records_;         // GUARDED_BY(mutex_)
   Index index_;                              // GUARDED_BY(mutex_)
   Directory directory_;                      // GUARDED_BY(mutex_)
   std::unique_ptr<Gradient> gradient_;       // GUARDED_BY(mutex_)
   uint64_t eviction_count_ = 0;              // GUARDED_BY(mutex_): calls that freed rows
-  std::shared_ptr<Preserved> preserved_;     // GUARDED_BY(mutex_): for the cut there is; else null
-  std::optional<RowChanges> changes_;        // GUARDED_BY(mutex_): since the last cut, if tracked
-  mutable std::atomic<bool> viewed_{false};  // there was a View()
+  mutable std::atomic<bool> viewed_{false};  // there was a View(), which may be written through
   RowsInFlight in_flight_;
   int64_t saved_freed_chunks_ = 0;  // GUARDED_BY(mutex_): values of the store
   mutable std::atomic<int64_t> lookups_{0}, hits_{0};

@@ -1,122 +1,48 @@
-// What Table does for snapshots: cuts of itself, what changed between them, and rows brought back.
+// What Table does for snapshots: what a cut asks of it, and rows brought back.
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "base/interrupt.h"
 #include "base/thread_pool.h"
 #include "table/row_loops.h"
 #include "table/table.h"
 
 namespace recis {
 namespace {
-constexpr int64_t kPreservedRows = 16384;  // whose records may be copied from the log at a time
-constexpr int64_t kMostListings = 16;      // of one cut
 constexpr size_t kColdBytes = size_t{8} << 20;  // so many that the disk is hardly ever idle
 }  // namespace
 
-void Table::Track(bool on) {
-  WriteLock lock(mutex_);
-  if (!on) {
-    changes_.reset();
-  } else if (!changes_) {
-    changes_.emplace();
-  }
+Result<Table::Moment> Table::BeginCut() {
+  return Moment{schema_.slots(), schema_.used_bytes(), directory_.live_rows(), !viewed_,
+                records_->all_hot() ? SnapshotSource::kGatheredBytes : kColdBytes};
 }
 
-Result<std::shared_ptr<Cut>> Table::TakeCut(bool delta, int64_t pool_bytes, int64_t listed_rows) {
-  std::shared_ptr<Cut> cut(new Cut);  // outlives the lock: should memory run out, it is abandoned
-  WriteLock lock(mutex_);
-  RECIS_RETURN_IF_ERROR(records_->Usable());
-  if (preserved_) {
-    return Unavailable("table '" + options_.name +
-                       "' is being saved already: wait for that snapshot to end");
+// What is not touched since holds what it held, wherever it has gone. Whatever fails here is read
+// again under the lock, and told.
+Status Table::ReadAhead(const RowOfId* rows, int64_t n, Buffer* memory,
+                        std::vector<const std::byte*>* records) const {
+  records->assign(static_cast<size_t>(n), nullptr);
+  ColdReads reads;
+  {
+    const ReadLock lock(mutex_);
+    RECIS_RETURN_IF_ERROR(Usable());
+    if (records_->all_hot()) return {};
+    std::vector<Row> untouched;
+    for (int64_t i = 0; i < n; ++i) {
+      const Row row = rows[i].row;
+      untouched.push_back(preserved_->touched().Has(row) ? kNoRow : row);
+    }
+    reads = records_->tier()->ReadsOf(untouched.data(), n);
   }
-  if (delta && !changes_) {
-    return InvalidArgument("table '" + options_.name +
-                           "': what changed since the parent is not known, since it was neither "
-                           "saved nor loaded by this process: save a full snapshot first");
+  const auto count = static_cast<int64_t>(reads.requests.size());
+  if (!store_->log().Read(reads.requests.data(), count).ok()) return {};
+  auto request = reads.requests.begin();
+  for (int64_t i = 0; i < n && request != reads.requests.end(); ++i) {
+    if (request->row == rows[i].row) (*records)[i] = request++->record;
   }
-  cut->table_ = shared_from_this();
-  cut->preserved_ = std::make_shared<Preserved>(schema_.used_bytes(), pool_bytes,
-                                                static_cast<Row>(directory_.end()));
-  cut->slots_ = schema_.slots();
-  cut->record_bytes_ = schema_.used_bytes();
-  cut->end_ = directory_.end();
-  cut->whole_ = !delta || viewed_;
-  cut->tracked_ = changes_.has_value();
-  if (changes_) {
-    cut->changes_ = std::exchange(*changes_, RowChanges());
-  }
-  preserved_ = cut->preserved_;
-  cut->rows_ = cut->whole_ ? directory_.live_rows() : cut->CountRows();
-  if (!records_->all_hot()) cut->gathered_bytes_ = kColdBytes;
-  // In a table of any size, no more than so many looks at each row.
-  cut->listed_rows_ = std::max(listed_rows, cut->rows_ / kMostListings);
-  if (!delta) return cut;
-  std::vector<int64_t>& freed = cut->changes_.freed;
-  std::sort(freed.begin(), freed.end());
-  freed.erase(std::unique(freed.begin(), freed.end()), freed.end());
-  std::vector<Row> found(freed.size());
-  FindRows(freed.data(), static_cast<int64_t>(freed.size()), found.data());
-  for (size_t i = 0; i < freed.size(); ++i) {
-    if (found[i] == kNoRow) cut->deleted_.push_back(freed[i]);
-  }
-  return cut;
-}
-
-void Table::EndCut(const std::shared_ptr<Preserved>& preserved, RowChanges* unsaved) {
-  preserved->Release();  // before the lock: whoever waits for room may go on
-  WriteLock lock(mutex_);
-  preserved_.reset();
-  if (unsaved != nullptr && changes_) changes_->Add(std::move(*unsaved));
-}
-
-Table::WriteLock Table::LockToChange() {
-  for (;;) {
-    WriteLock lock(mutex_);
-    if (!preserved_ || !preserved_->full()) return lock;
-    const std::shared_ptr<Preserved> preserved = preserved_;
-    lock.unlock();
-    while (!preserved->WaitForRoom()) ThrowIfInterrupted();
-  }
-}
-
-Status Table::BeforeChange(const Row* rows, int64_t n) {
-  if (preserved_) RECIS_RETURN_IF_ERROR(Preserve(rows, n));
-  Touch(rows, n);
+  *memory = std::move(reads.records);
   return {};
-}
-
-Status Table::Preserve(const Row* rows, int64_t n) {
-  std::vector<RowOfId> fresh;
-  for (int64_t i = 0; i < n; ++i) {
-    if (rows[i] != kNoRow && !preserved_->touched().Has(rows[i])) fresh.push_back({0, rows[i]});
-  }
-  ParallelFor(static_cast<int64_t>(fresh.size()), kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) fresh[i].id = directory_.IdOf(fresh[i].row);
-  });
-  preserved_->DropDone(&fresh);
-  std::vector<Row> wanted;
-  for (const RowOfId& row : fresh) wanted.push_back(row.row);
-  Sources sources;
-  for (size_t first = 0; first < fresh.size(); first += kPreservedRows) {
-    const auto count =
-        std::min<int64_t>(kPreservedRows, static_cast<int64_t>(fresh.size() - first));
-    RECIS_RETURN_IF_ERROR(records_->Locate(wanted.data() + first, count, &sources));
-    RECIS_RETURN_IF_ERROR(preserved_->Keep(fresh.data() + first, count, sources.data()));
-  }
-  return {};
-}
-
-void Table::Touch(const Row* rows, int64_t n) {
-  if (!preserved_ && !changes_) return;
-  for (int64_t i = 0; i < n; ++i) {
-    if (rows[i] == kNoRow) continue;
-    if (changes_) changes_->rows.Add(rows[i]);
-    if (preserved_) preserved_->Touch(rows[i]);
-  }
 }
 
 Status Table::Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,

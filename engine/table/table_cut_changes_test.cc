@@ -83,7 +83,7 @@ void EveryChange(const std::function<std::shared_ptr<Table>()>& make) {
     Result<int> counter = table->AddSlot({.name = "count", .dtype = DType::kInt64, .shape = {}});
     Ok(counter.status());
     for (int64_t id = 0; id < kRows; ++id) Insert(*table, {id}, {static_cast<float>(id)});
-    table->Track(true);
+    Ok(table->Track(true));
     Ids ids, ids_after;
     {
       const auto cut = Value(table->TakeCut(false, 1 << 20));

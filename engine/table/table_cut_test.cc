@@ -198,7 +198,7 @@ TEST(ADeltaHasWhatChangedAndNothingElse) {
       const std::vector<int> states = AddStates(*table);
       Workload workload(seed);
       workload.Run(*table, states, 20);
-      table->Track(true);
+      Ok(table->Track(true));
       Value(table->TakeCut(false, kPoolBytes))->Close();
       ById known = ContentById(*table);
       for (int round = 0; round < 4; ++round) {
@@ -229,7 +229,7 @@ TEST(ADeltaHasWhatChangedAndNothingElse) {
 TEST(ADeltaIsOfTheRowsThatWereWritten) {
   const std::shared_ptr<Table> table = MakeTable({1});
   Insert(*table, {1, 2, 3, 4}, {1, 2, 3, 4});
-  table->Track(true);
+  Ok(table->Track(true));
   Read(*table, {1, 2});
   Lookup(*table, {1});
   Insert(*table, {2, 9}, {5, 9});
@@ -244,7 +244,7 @@ TEST(ADeltaIsOfTheRowsThatWereWritten) {
 TEST(ClearingATableDeletesItsIdsFromTheDelta) {
   const std::shared_ptr<Table> table = MakeTable({1});
   Insert(*table, {1, 2}, {1, 2});
-  table->Track(true);
+  Ok(table->Track(true));
   Ok(table->Clear());
   Insert(*table, {2}, {3});
   const std::shared_ptr<Cut> delta = Value(table->TakeCut(true, kPoolBytes));
@@ -255,7 +255,7 @@ TEST(ClearingATableDeletesItsIdsFromTheDelta) {
 TEST(ADeltaIsWholeOnceThereWasAView) {
   const std::shared_ptr<Table> table = MakeTable({1});
   Insert(*table, {1, 2}, {1, 2});
-  table->Track(true);
+  Ok(table->Track(true));
   const BlockView view = Value(table->View(0, 0));
   EXPECT_EQ(Value(table->TakeCut(true, kPoolBytes))->rows(), 2);
 }

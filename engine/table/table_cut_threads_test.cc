@@ -74,7 +74,7 @@ void SaveWhileItChanges(const std::shared_ptr<Table>& table, const std::function
   const std::vector<int> states = AddStates(*table);
   Workload workload(11);
   workload.Run(*table, states, 30);
-  table->Track(true);
+  Ok(table->Track(true));
   Value(table->TakeCut(false, 0))->Close();
   ById saved = EmbeddingsOf(*table);
   for (int round = 0; round < 8; ++round) {

@@ -178,9 +178,9 @@ Status Table::Prefetch(const int64_t* ids, int64_t n) {
     ReadLock lock(mutex_);
     RECIS_RETURN_IF_ERROR(records_->Changeable());
   }
-  store_->InBackground([self = shared_from_this(), wanted = std::vector<int64_t>(ids, ids + n)] {
-    self->PrefetchIds(wanted);
-  });
+  store_->InBackground(
+      [self = std::static_pointer_cast<Table>(shared_from_this()),
+       wanted = std::vector<int64_t>(ids, ids + n)] { self->PrefetchIds(wanted); });
   return {};
 }
 
