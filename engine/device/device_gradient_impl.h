@@ -113,6 +113,12 @@ struct SumOccurrences {
   }
 };
 
+// Whether an entry is of a row.
+RECIS_DEVICE inline bool HasRow(const DeviceTableView& table, int64_t item) {
+  return item < static_cast<int64_t>(table.counts->gradient_entries) &&
+         table.gradient_rows[item] != kNoRow;
+}
+
 // ---- steps ----------------------------------------------------------------------------
 
 template <class W, class S>
@@ -122,11 +128,6 @@ struct StepOperands {
   RuleParams params;
   Scalars<S> scalars;
 
-  // Whether the entry is of a row.
-  RECIS_DEVICE bool Has(int64_t item) const {
-    return item < static_cast<int64_t>(table.counts->gradient_entries) &&
-           table.gradient_rows[item] != kNoRow;
-  }
   RECIS_DEVICE Operands<W, S> At(int64_t item) const {
     return {args.places, recis::At(table.records, table.gradient_rows[item]),
             static_cast<const S*>(table.gradient_sums) + item * args.dim};
@@ -139,7 +140,7 @@ struct StepRows {
 
   template <class Tile>
   RECIS_DEVICE void operator()(const Tile& tile, int64_t item) const {
-    if (!operands.Has(item)) return;
+    if (!HasRow(operands.table, item)) return;
     const Operands<W, S> row = operands.At(item);
     const Scalars<S>& p = operands.scalars;
     tile.Each([&](int lane) {
@@ -157,7 +158,7 @@ struct StepRows<RowWiseAdagradRule, W, S> {
   template <class Tile>
   RECIS_DEVICE void operator()(const Tile& tile, int64_t item) const {
     static_assert(Tile::kLanes == kStrands<S>);
-    if (!operands.Has(item)) return;
+    if (!HasRow(operands.table, item)) return;
     const Operands<W, S> row = operands.At(item);
     const Scalars<S>& p = operands.scalars;
     const int64_t dim = operands.args.dim;
@@ -178,6 +179,15 @@ struct StepRows<RowWiseAdagradRule, W, S> {
   }
 };
 
+struct MarkSteppedRow {
+  DeviceTableView table;
+
+  template <class Tile>
+  RECIS_DEVICE void operator()(const Tile&, int64_t item) const {
+    if (HasRow(table, item)) Mark(table, table.gradient_rows[item]);
+  }
+};
+
 // ---- reading and clearing it ----------------------------------------------------------
 
 struct MarkEntries {
@@ -187,10 +197,7 @@ struct MarkEntries {
 
   template <class Tile>
   RECIS_DEVICE void operator()(const Tile&, int64_t item) const {
-    ranks[item] = item < n && item < static_cast<int64_t>(table.counts->gradient_entries) &&
-                          table.gradient_rows[item] != kNoRow
-                      ? 1
-                      : 0;
+    ranks[item] = item < n && HasRow(table, item) ? 1 : 0;
   }
 };
 
@@ -235,9 +242,7 @@ struct DropEntry {
 
   template <class Tile>
   RECIS_DEVICE void operator()(const Tile&, int64_t item) const {
-    if (item >= static_cast<int64_t>(table.counts->gradient_entries)) return;
-    const Row row = table.gradient_rows[item];
-    if (row != kNoRow) EntryOf(table, row).gradient = 0;
+    if (HasRow(table, item)) EntryOf(table, table.gradient_rows[item]).gradient = 0;
   }
 };
 

@@ -36,7 +36,8 @@ struct ChunkView {
 // What is known of a row: the directory.
 struct RowEntry {
   int64_t id;
-  uint32_t live;
+  uint16_t live;
+  uint16_t changed;   // made or written since this was last forgotten
   uint32_t gradient;  // 1 + its entry among the pending gradient; 0: none
 };
 
@@ -210,6 +211,12 @@ class DeviceKernels {
                           Stream stream) = 0;
   // rows (end): each row, or kNoRow if it is not live.
   virtual Status LiveRows(const DeviceTableView& table, int64_t end, Row* rows, Stream stream) = 0;
+  // Notes that these rows are written; kNoRow may stand among them. count: see FindArgs.
+  virtual Status MarkChanged(const DeviceTableView& table, const Row* rows, const uint32_t* count,
+                             int64_t n, Stream stream) = 0;
+  // The same of the rows that a step writes: n entries at most.
+  virtual Status MarkStepped(const DeviceTableView& table, int64_t n, Stream stream) = 0;
+  virtual Status ForgetChanges(const DeviceTableView& table, int64_t end, Stream stream) = 0;
   // Writes the records of the live rows below `end` in a new layout: the first `kept` bytes are
   // those of the old record, the rest are new_record's.
   virtual Status ChangeLayout(const DeviceTableView& table, const ChunkView& records,

@@ -116,6 +116,22 @@ class KernelsOn final : public DeviceKernels {
     return executor_.status();
   }
 
+  Status MarkChanged(const DeviceTableView& table, const Row* rows, const uint32_t* count,
+                     int64_t n, Stream stream) override {
+    executor_.template Run<1>(n, MarkRow{table, rows, count}, stream);
+    return executor_.status();
+  }
+
+  Status MarkStepped(const DeviceTableView& table, int64_t n, Stream stream) override {
+    executor_.template Run<1>(n, MarkSteppedRow{table}, stream);
+    return executor_.status();
+  }
+
+  Status ForgetChanges(const DeviceTableView& table, int64_t end, Stream stream) override {
+    executor_.template Run<1>(end, ForgetChange{table}, stream);
+    return executor_.status();
+  }
+
   Status ChangeLayout(const DeviceTableView& table, const ChunkView& records,
                       const std::byte* new_record, size_t kept, int64_t end,
                       Stream stream) override {

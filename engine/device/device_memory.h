@@ -106,6 +106,8 @@ class DeviceChunks {
   std::byte* At(int64_t i) const {
     return chunks_[i / chunk_elements_].data() + i % chunk_elements_ * element_bytes_;
   }
+  // How many lie one after the other, from i on.
+  int64_t Run(int64_t i) const { return chunk_elements_ - i % chunk_elements_; }
   int64_t reserved() const { return static_cast<int64_t>(chunks_.size()) * chunk_elements_; }
   size_t bytes() const { return static_cast<size_t>(reserved()) * element_bytes_; }
 

@@ -154,7 +154,7 @@ struct AssignRows {
                                  : static_cast<Row>(table.counts->end + (turn - freed));
     InsertId(tile, table.index, args.ids[item], row);
     tile.From(0, [&] {
-      EntryOf(table, row) = {args.ids[item], 1, 0};
+      EntryOf(table, row) = {.id = args.ids[item], .live = 1, .changed = 1, .gradient = 0};
       args.rows[item] = row;
       return true;
     });
@@ -235,7 +235,7 @@ struct EvictRows {
           IndexBucket::kMarked;
       RowEntry& entry = EntryOf(table, row);
       if (entry.gradient != 0) table.gradient_rows[entry.gradient - 1] = kNoRow;
-      entry = {0, 0, 0};
+      entry = {};
       FreedAt(table, table.counts->freed + args.ranks[item]) = row;
       return true;
     });
@@ -376,6 +376,34 @@ struct RowIfLive {
     rows[item] = IsLive(table, item) ? static_cast<Row>(item) : kNoRow;
   }
 };
+
+// ---- noting what changes ------------------------------------------------------------
+
+RECIS_DEVICE inline void Mark(const DeviceTableView& table, Row row) {
+  AtomicCompareExchange(&EntryOf(table, row).changed, uint16_t{0}, uint16_t{1});
+}
+
+struct MarkRow {
+  DeviceTableView table;
+  const Row* rows;
+  const uint32_t* count;
+
+  template <class Tile>
+  RECIS_DEVICE void operator()(const Tile&, int64_t item) const {
+    if (IsThere(count, item) && rows[item] != kNoRow) Mark(table, rows[item]);
+  }
+};
+
+struct ForgetChange {
+  DeviceTableView table;
+
+  template <class Tile>
+  RECIS_DEVICE void operator()(const Tile&, int64_t item) const {
+    EntryOf(table, static_cast<Row>(item)).changed = 0;
+  }
+};
+
+// ---- moving records -----------------------------------------------------------------
 
 // The first `bytes` of each live row's record, from new_record or from the old one.
 struct WriteRecords {

@@ -91,7 +91,7 @@ class StoredPair {
     cut_ = Value(pair_.on_device().TakeCut(delta, 1 << 24));
     content_of_cut_.emplace(*twin_cut_);
     EXPECT(ContentOfCut(*cut_) == *content_of_cut_);
-    pair_.table().Track(true);
+    Ok(pair_.table().Track(true));
     Ok(pair_.on_device().Track(true));
     tracked_ = true;
   }

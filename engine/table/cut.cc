@@ -186,7 +186,7 @@ Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>
   for (int64_t first = 0; first < n; first += most) {
     const int64_t count = std::min(most, n - first);
     RECIS_RETURN_IF_ERROR(table_->ReadAhead(rows + first, count, &copied, &kept));
-    const Cuttable::ReadLock lock(table_->mutex_);
+    Cuttable::ReadLock lock(table_->mutex_);
     RECIS_RETURN_IF_ERROR(table_->Usable());
     places.clear();
     touched.clear();
@@ -208,7 +208,12 @@ Status Cut::Gather(const RowOfId* rows, int64_t n, const std::vector<std::byte*>
       }
       kept[places[i]] = copies[i].record;
     }
-    RECIS_RETURN_IF_ERROR(table_->Locate(wanted.data(), count, &sources));
+    if (std::any_of(wanted.begin(), wanted.begin() + count,
+                    [](Row row) { return row != kNoRow; })) {
+      RECIS_RETURN_IF_ERROR(table_->Locate(wanted.data(), count, &sources));
+    } else {
+      lock.unlock();  // what is copied and preserved does not change
+    }
     const auto record_of = [&](int64_t i) {
       return kept[i] != nullptr ? kept[i] : sources.data()[i];
     };

@@ -24,7 +24,7 @@ uint32_t DeviceTable::SlabRows(const TableOptions& options, size_t record_bytes)
 
 DeviceTable::DeviceTable(TableOptions options, std::shared_ptr<Device> device, Schema schema,
                          int64_t limit)
-    : options_(std::move(options)),
+    : Cuttable(std::move(options)),
       device_(std::move(device)),
       limit_(limit),
       schema_(std::move(schema)),
@@ -210,6 +210,7 @@ Result<TableStats> DeviceTable::Stats() const {
 
 Status DeviceTable::Clear() {
   const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(CheckClearable());
   Result<Counts> counts = Count();
   if (!counts.ok()) return counts.status();
   // Made first, so that a failure changes nothing; hits and admits stay counted.
@@ -218,6 +219,7 @@ Status DeviceTable::Clear() {
   if (!bucket.ok()) return bucket.status();
   RECIS_RETURN_IF_ERROR(
       device_->space->Fill(bucket.value().data(), 0, sizeof(IndexBucket), stream()));
+  if (changes_) RECIS_RETURN_IF_ERROR(NoteAllFreed(counts.value().live_rows()));
   RECIS_RETURN_IF_ERROR(device_->space->Fill(counts_.data(), 0, kept, stream()));
   buckets_ = std::move(bucket.value());
   bucket_count_ = 1;

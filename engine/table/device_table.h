@@ -6,6 +6,9 @@
 // new is known on the device alone, and the host keeps bounds. When a bound comes near what is
 // reserved, the host asks how many rows there are, and reserves ahead.
 //
+// While there is a cut, a change waits until the device has copied what it is about to overwrite.
+// Lookups do not, and neither does noting what changes.
+//
 // Threads: any method from any thread; they run one at a time, and the device works on what they
 //   enqueue in that order, each on the stream that its thread uses (UseStream).
 // Invariants:
@@ -23,15 +26,18 @@
 
 #include "base/status.h"
 #include "device/device_memory.h"
+#include "device/device_reader.h"
 #include "table/admission.h"
 #include "table/checks.h"
+#include "table/cuttable.h"
 #include "table/device_batch.h"
+#include "table/directory.h"
 #include "table/schema.h"
 #include "table/table_stats.h"
 
 namespace recis {
 
-class DeviceTable {
+class DeviceTable : public Cuttable {
  public:
   // `limit`: it never has more rows, and so takes no memory for more.
   static Result<std::shared_ptr<DeviceTable>> Make(TableOptions options,
@@ -97,17 +103,18 @@ class DeviceTable {
   Result<int64_t> Capacity() const;
   Result<int64_t> IdsMap(int64_t capacity, int64_t* ids, int64_t* rows) const;
   Result<TableStats> Stats() const;
-  const TableOptions& options() const { return options_; }
 
  private:
+  // The table's lock, with the device on the stream of who holds it.
   class Lock {
    public:
-    explicit Lock(const DeviceTable& table) : lock_(table.mutex_) {
+    explicit Lock(const DeviceTable& table) : Lock(table, WriteLock(table.mutex_)) {}
+    Lock(const DeviceTable& table, WriteLock lock) : lock_(std::move(lock)) {
       table.device_->GoOnAt(StreamInUse());
     }
 
    private:
-    const std::lock_guard<std::mutex> lock_;
+    const WriteLock lock_;
   };
   // The part of DeviceCounts that bounds depend on.
   struct Counts {
@@ -166,10 +173,39 @@ class DeviceTable {
   Status ScatterLast(const Row* rows, const DeviceNumbers& numbers, const Slot& slot,
                      const std::byte* values, DeviceArrays* arrays);
 
-  const TableOptions options_;
+  // ---- as a table of which cuts are taken -----------------------------------------------
+
+  Status ForgetChanges() override;
+  Result<Moment> BeginCut() override;
+  void CutEnded() override { at_cut_.reset(); }
+  const Directory& directory() const override { return at_cut_->directory; }
+  Status FindIds(const int64_t* ids, int64_t n, Row* rows) const override;
+  Status Locate(const Row* rows, int64_t n, Sources* sources) const override;
+  Status ReadAhead(const RowOfId* rows, int64_t n, Buffer* memory,
+                   std::vector<const std::byte*>* records) const override;
+
+  // Copies the directory, and tells which rows are marked as changed.
+  Status CopyDirectory(DeviceReader& reader, Directory* directory, RowSet* changed) const;
+  // Before the records of these rows are written or freed; kNoRow may stand among them.
+  Status BeforeChangeOf(const Row* rows, const uint32_t* count, int64_t n);
+  Status BeforeStep();
+  // Adds ids that have lost their rows: those of `ids` that had one, or all.
+  Status NoteFreed(const int64_t* ids, const Row* rows, const uint32_t* count);
+  Status NoteAllFreed(int64_t live_rows);
+
+  // What there is for a cut of the table.
+  struct AtCut {
+    Directory directory;  // as it was
+    size_t record_bytes;  // of a record, padded
+    std::unique_ptr<DeviceReader> for_changes;
+    std::mutex saving;                         // before the table's lock
+    std::unique_ptr<DeviceReader> for_savers;  // GUARDED_BY(saving)
+  };
+
   const std::shared_ptr<Device> device_;
-  const int64_t limit_;       // of rows
-  mutable std::mutex mutex_;  // guards all below
+  const int64_t limit_;  // of rows
+  // The lock guards all below.
+  std::unique_ptr<AtCut> at_cut_;  // while there is a cut
   Schema schema_;
   DeviceMemory new_record_;
   DeviceMemory counts_;

@@ -205,11 +205,12 @@ Status DeviceTable::ScatterLast(const Row* rows, const DeviceNumbers& numbers, c
 
 Result<std::shared_ptr<DeviceBatch>> DeviceTable::Insert(const int64_t* ids, int64_t n,
                                                          const std::byte* values) {
-  const Lock lock(*this);
+  const Lock lock(*this, LockToChange());
   Result<std::shared_ptr<DeviceBatch>> found = FindLocked(ids, n, nullptr);
   if (!found.ok()) return found;
   const DeviceBatch& batch = *found.value();
   RECIS_RETURN_IF_ERROR(Scratch(ArrayBytes<uint32_t>(n + 1)).status());  // before anything changes
+  RECIS_RETURN_IF_ERROR(BeforeChangeOf(batch.rows, batch.distinct.count(), n));
   RECIS_RETURN_IF_ERROR(AdmitLocked(*found.value(), nullptr, /*drawn=*/false));
   Result<DeviceArrays> arrays = Scratch(ArrayBytes<uint32_t>(n));
   RECIS_RETURN_IF_ERROR(
@@ -219,7 +220,7 @@ Result<std::shared_ptr<DeviceBatch>> DeviceTable::Insert(const int64_t* ids, int
 
 Status DeviceTable::Restore(const int64_t* ids, int64_t n, const std::vector<int>& slots,
                             const std::vector<const std::byte*>& values) {
-  const Lock lock(*this);
+  const Lock lock(*this, LockToChange());
   if (slots.size() != values.size()) {
     return InvalidArgument("table '" + options_.name + "': " + std::to_string(slots.size()) +
                            " slots to restore and values for " + std::to_string(values.size()));
@@ -234,6 +235,7 @@ Status DeviceTable::Restore(const int64_t* ids, int64_t n, const std::vector<int
     return InvalidArgument("table '" + options_.name + "': of " + std::to_string(n) +
                            " ids to restore only " + std::to_string(distinct) + " are distinct");
   }
+  RECIS_RETURN_IF_ERROR(BeforeChangeOf(batch.rows, nullptr, n));
   const bool drawn = std::find(slots.begin(), slots.end(), 0) == slots.end();
   RECIS_RETURN_IF_ERROR(AdmitLocked(batch, nullptr, drawn));
   for (size_t k = 0; k < slots.size(); ++k) {
@@ -246,10 +248,11 @@ Status DeviceTable::Restore(const int64_t* ids, int64_t n, const std::vector<int
 
 Result<std::shared_ptr<DeviceBatch>> DeviceTable::RestoreRecords(const int64_t* ids, int64_t n,
                                                                  const std::byte* records) {
-  const Lock lock(*this);
+  const Lock lock(*this, LockToChange());
   Result<std::shared_ptr<DeviceBatch>> found = FindLocked(ids, n, nullptr);
   if (!found.ok()) return found;
   DeviceBatch& batch = *found.value();
+  RECIS_RETURN_IF_ERROR(BeforeChangeOf(batch.rows, batch.distinct.count(), n));
   RECIS_RETURN_IF_ERROR(AdmitLocked(batch, nullptr, /*drawn=*/false));
   RECIS_RETURN_IF_ERROR(kernels().Scatter(
       view(), {batch.rows, batch.distinct.count(), nullptr, n, 0, schema_.record_bytes(), records},
@@ -259,7 +262,7 @@ Result<std::shared_ptr<DeviceBatch>> DeviceTable::RestoreRecords(const int64_t* 
 
 Result<int64_t> DeviceTable::Evict(const int64_t* ids, int64_t n) {
   RECIS_RETURN_IF_ERROR(CheckBatch(options_, n));
-  const Lock lock(*this);
+  const Lock lock(*this, LockToChange());
   Result<DeviceArrays> scratch =
       Scratch(NumberBytes(n) + DeviceNumbers::Bytes(n) + ArrayBytes<Row>(n) +
               ArrayBytes<uint64_t>(n) + ArrayBytes<uint32_t>(n + 1));
@@ -272,6 +275,8 @@ Result<int64_t> DeviceTable::Evict(const int64_t* ids, int64_t n) {
   RECIS_RETURN_IF_ERROR(Number(ids, numbers, &arrays));
   RECIS_RETURN_IF_ERROR(
       kernels().Find(view(), {numbers.ids, numbers.count(), n, rows, places}, stream()));
+  RECIS_RETURN_IF_ERROR(BeforeChangeOf(rows, numbers.count(), n));
+  if (changes_) RECIS_RETURN_IF_ERROR(NoteFreed(numbers.ids, rows, numbers.count()));
   RECIS_RETURN_IF_ERROR(kernels().Evict(
       view(), {rows, places, numbers.count(), n, ranks, schema_.record_bytes()}, stream()));
   uint32_t gone = 0;

@@ -119,6 +119,42 @@ TEST(ACallOnAnotherStreamFollowsThoseBeforeIt) {
   EXPECT(at.space->orders == expected);
 }
 
+// Of a thousand ids.
+void Train(DeviceTable& table) {
+  const Ids ids = Range(0, 1000);
+  Values out(2000), gradient(2000, 1);
+  auto batch = table.Lookup(ids.data(), 1000, nullptr, reinterpret_cast<std::byte*>(out.data()));
+  EXPECT(batch.ok());
+  EXPECT(table.Accumulate(*batch.value(), gradient.data(), DType::kFloat32, false, 1).ok());
+  EXPECT(table.Step({.rule = Rule::kSgd, .step_size = 1}, {}).ok());
+  EXPECT(table.ClearGradient().ok());
+}
+
+TEST(NotingWhatChangesWaitsForNothing) {
+  Watched at(2);
+  EXPECT(at.table->Track(true).ok());
+  Train(*at.table);
+  at.space->waits = 0;
+  for (int i = 0; i < 100; ++i) Train(*at.table);
+  EXPECT_LE(at.space->waits, 100 / 3);
+  EXPECT_EQ(at.table->TakeCut(true, 0).value()->rows(), 1000);
+}
+
+TEST(ALookupDoesNotWaitForACut) {
+  Watched at(2);
+  Train(*at.table);
+  const auto cut = at.table->TakeCut(false, 0).value();
+  Train(*at.table);  // fills the pool
+  at.space->waits = 0;
+  const Ids ids = Range(0, 1000);
+  Values out(2000);
+  for (int i = 0; i < 100; ++i) {
+    EXPECT(
+        at.table->Lookup(ids.data(), 1000, nullptr, reinterpret_cast<std::byte*>(out.data())).ok());
+  }
+  EXPECT_LE(at.space->waits, 100 / 3);
+}
+
 TEST(ATableGrowsToManyTimesItsFirstSize) {
   Watched at(16);
   Values out(16 * 5000);
@@ -136,6 +172,19 @@ TEST(ATableGrowsToManyTimesItsFirstSize) {
   EXPECT(at.table->Rows(all.data(), 100000, rows.data()).ok());
   for (int64_t i = 0; i < 100000; ++i) EXPECT_EQ(rows[i] >= 0, i % 5000 >= 2500, i);
   EXPECT_LE(at.table->Stats().value().index_bytes, 8 << 20);
+}
+
+TEST(ACutThatThereIsNoMemoryForIsNone) {
+  Watched at(2, size_t{16} << 20);
+  Train(*at.table);
+  for (size_t bytes = 1 << 20; bytes > 0; bytes /= 2) {
+    while (at.space->Allocate(bytes, nullptr).ok()) continue;
+  }
+  for (int i = 0; i < 2; ++i) {
+    EXPECT(at.table->TakeCut(false, 0).status().code() == Code::kOutOfMemory);
+  }
+  EXPECT(at.table->Track(true).ok());
+  EXPECT(at.table->Clear().code() == Code::kOutOfMemory);
 }
 
 TEST(WhatThereIsNoMemoryForChangesNothing) {

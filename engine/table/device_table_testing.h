@@ -274,11 +274,12 @@ class Pair {
     counter.shape = {2};
     const int slot = table_->AddSlot(counter).value();
     EXPECT_EQ(on_device_->AddSlot(counter).value(), slot);
+    if (!bad) rows = SomeRows();  // that were not written just now
     Ids more(2 * rows.size());
     for (int64_t& each : more) each = static_cast<int64_t>(random_());
     const Status added = table_->AddToSlot(slot, rows.data(), Size(rows), more.data());
     EXPECT_EQ(
-        on_device_->AddToSlot(slot, device_rows.data(), Size(rows), There(more).data()).message(),
+        on_device_->AddToSlot(slot, There(rows).data(), Size(rows), There(more).data()).message(),
         added.message());
   }
 

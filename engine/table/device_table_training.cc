@@ -151,9 +151,10 @@ Status DeviceTable::ClearGradient() {
 }
 
 Status DeviceTable::Step(const RuleParams& params, const std::vector<int>& states) {
-  const Lock lock(*this);
+  const Lock lock(*this, LockToChange());
   Result<RecordPlaces> places = PlacesOf(options_, schema_, params, states);
   if (!places.ok()) return places.status();
+  RECIS_RETURN_IF_ERROR(BeforeStep());
   return kernels().Step(
       view(), {most_entries_, schema_.slots()[0].count, options_.dtype, places.value(), &params},
       stream());
@@ -208,24 +209,27 @@ Status DeviceTable::ReadRecords(const int64_t* rows, int64_t n, std::byte* recor
 
 Status DeviceTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
   RECIS_RETURN_IF_ERROR(CheckBatch(options_, n));
-  const Lock lock(*this);
+  const Lock lock(*this, LockToChange());
   RECIS_RETURN_IF_ERROR(CheckSlot(options_, schema_, slot));
   Result<DeviceArrays> arrays = Scratch(DistinctBytes(n) + ArrayBytes<uint32_t>(n));
   if (!arrays.ok()) return arrays.status();
-  Result<DistinctRows> distinct = DistinctOf(rows, n, &arrays.value());
-  if (!distinct.ok()) return distinct.status();
+  Result<DistinctRows> found = DistinctOf(rows, n, &arrays.value());
+  if (!found.ok()) return found.status();
+  const DistinctRows& distinct = found.value();
+  RECIS_RETURN_IF_ERROR(BeforeChangeOf(distinct.rows, distinct.numbers.count(), n));
   // Of a repeated row the last value wins.
-  return ScatterLast(distinct.value().rows, distinct.value().numbers, schema_.slots()[slot], values,
+  return ScatterLast(distinct.rows, distinct.numbers, schema_.slots()[slot], values,
                      &arrays.value());
 }
 
 Status DeviceTable::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values) {
-  const Lock lock(*this);
+  const Lock lock(*this, LockToChange());
   RECIS_RETURN_IF_ERROR(CheckCounter(options_, schema_, slot));
   Result<DeviceArrays> arrays = Scratch(CheckRowsBytes(n));
   if (!arrays.ok()) return arrays.status();
   Result<const Row*> narrow = CheckRows(rows, n, &arrays.value());
   if (!narrow.ok()) return narrow.status();
+  RECIS_RETURN_IF_ERROR(BeforeChangeOf(narrow.value(), nullptr, n));
   const Slot& counter = schema_.slots()[slot];
   return kernels().AddTo(view(), narrow.value(), n, counter.offset, counter.count, values,
                          stream());

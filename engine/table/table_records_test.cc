@@ -81,7 +81,7 @@ TEST(ACutKeepsWhatWrittenRecordsReplace) {
   const auto table = Table::Make(Options()).value();
   AddStates(*table);
   Lookup(*table, {1, 2, 3});
-  table->Track(true);
+  Ok(table->Track(true));
   Ids rows(1);
   {
     const auto cut = Value(table->TakeCut(false, 1 << 20));
