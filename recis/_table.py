@@ -363,7 +363,7 @@ class Table:
 
     def track(self, on: bool = True) -> None:
         """Starts, or stops, to remember which rows change: what `cut(delta=True)` needs."""
-        self._saved_from().track(on)
+        self.engine.track(on)
 
     def cut(self, *, delta: bool = False, pool_bytes: int = 1 << 28) -> _engine.Cut:
         """The table as of now, to be written while it goes on being changed.
@@ -377,15 +377,7 @@ class Table:
             RuntimeError: there is a cut of this table already.
             ValueError: a delta of a table that is not tracked.
         """
-        return self._saved_from().cut(delta, pool_bytes)
-
-    def _saved_from(self) -> _engine.Table:
-        if not isinstance(self.engine, _engine.Table):
-            raise NotImplementedError(
-                f"table {self.name!r}: a table on {self.place.name} cannot be saved yet. Move its "
-                "content into one with device='cpu': other.insert(table.ids(), table.embeddings())"
-            )
-        return self.engine
+        return self.engine.cut(delta, pool_bytes)
 
     # ---- gradient ----
 

@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("device", DEVICES[:1] if only else DEVICES, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # what Hypothesis draws for a test is for one device
 def device(request):
     """Where the tables under test live, as `HashTable` takes it."""
     return request.param

@@ -85,15 +85,14 @@ def test_a_table_that_has_no_store_yet_says_so(make_table, device, tmp_path):
         make_table(store=store)
 
 
-def test_a_table_that_cannot_be_saved_yet_says_so(make_table, device, tmp_path):
-    if device == "cpu":
-        pytest.skip("there it can")
-    table = make_table()
-    for save in (table.table.cut, table.table.track, table.table.state_dict):
-        with pytest.raises(NotImplementedError, match=f"on {device}.* cannot be saved yet.*insert"):
-            save()
-    with pytest.raises(NotImplementedError, match="cannot be saved yet"):
-        Saver(path=tmp_path, hashtables={"t": table}).save(1)
+def test_a_snapshot_has_the_bytes_of_that_of_a_table_in_memory(make_table, tmp_path):
+    for place, where in (("here", {"device": "cpu"}), ("there", {})):
+        table = trained(make_table, *OPTIMIZERS["adam"], name="t", **where)
+        Saver(path=tmp_path / place, hashtables={"t": table}).save(1)
+        del table
+    here, there = (sorted((tmp_path / place).rglob("*.safetensors")) for place in ("here", "there"))
+    assert here
+    assert [file.read_bytes() for file in there] == [file.read_bytes() for file in here]
 
 
 def test_a_gpus_table_works_on_the_stream_that_is_torchs_at_each_call(monkeypatch):

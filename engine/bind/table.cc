@@ -45,14 +45,6 @@ void InitTable(py::module_& module) {
       .def(py::init(&MakeTable), py::arg("name"), py::arg("dtype"), py::arg("shape"),
            py::arg("block_rows"), py::arg("draw"), py::arg("store").none(true), Unlocked())
       .def(
-          "track", [](Table& t, bool on) { ThrowIfError(t.Track(on)); }, py::arg("on"), Unlocked())
-      .def(
-          "cut",
-          [](Table& t, bool delta, int64_t pool_bytes) {
-            return ValueOrThrow(t.TakeCut(delta, pool_bytes));
-          },
-          py::arg("delta"), py::arg("pool_bytes"), Unlocked())
-      .def(
           "prefetch",
           [](Table& t, uintptr_t ids, int64_t n) {
             ThrowIfError(t.Prefetch(Address<const int64_t>(ids), n));

@@ -155,6 +155,14 @@ void BindChanges(py::class_<Table, std::shared_ptr<Table>>& bound) {
       .def(
           "clear", [](Table& t) { ThrowIfError(t.Clear()); }, Unlocked())
       .def(
+          "track", [](Table& t, bool on) { ThrowIfError(t.Track(on)); }, py::arg("on"), Unlocked())
+      .def(
+          "cut",
+          [](Table& t, bool delta, int64_t pool_bytes) {
+            return ValueOrThrow(t.TakeCut(delta, pool_bytes));
+          },
+          py::arg("delta"), py::arg("pool_bytes"), Unlocked())
+      .def(
           "restore",
           [](Table& t, uintptr_t ids, int64_t n, const std::vector<int>& slots,
              const std::vector<uintptr_t>& addresses) {

@@ -237,7 +237,6 @@ def test_reshard_there_and_back_gives_the_same_bytes(store, tmp_path):
     assert any("policies" in path for path in tree(tmp_path / "a"))
 
 
-@pytest.mark.only_on_cpu("tables on devices cannot be saved yet")
 def test_reshard_reads_each_byte_once(tmp_path, make_table):
     """And some of the headers and the slices' offsets again. What it writes it does not read."""
     table = make_table((64,), name="wide")

@@ -39,12 +39,12 @@ class Position:
 class Training:
     """A small model with all that can be saved."""
 
-    def __init__(self, folder, store=None, **options):
+    def __init__(self, folder, store=None, device="cpu", **options):
         torch.manual_seed(1)
         random.seed(2)
         np.random.seed(3)
         hook = FilterHook("GlobalStepFilter", {"filter_step": 3})
-        self.table = HashTable([4], name="resumed", filter_hook=hook, store=store)
+        self.table = HashTable([4], name="resumed", filter_hook=hook, store=store, device=device)
         self.model = torch.nn.ModuleDict({"table": self.table, "dense": torch.nn.Linear(4, 1)})
         sparse = SparseAdamW(filter_out_sparse_param(self.model))
         self.optimizers = [sparse, torch.optim.Adam(self.model["dense"].parameters())]
@@ -91,14 +91,15 @@ def _no_handler():
 @pytest.mark.parametrize(
     "options", [{}, {"async_save": True}, {"deltas": 2}, {"deltas": 2, "async_save": True}]
 )
-def test_training_goes_on_bit_for_bit(tmp_path, options):
-    training = Training(tmp_path, max_keep=4, **options)
+def test_training_goes_on_bit_for_bit(tmp_path, device, options):
+    options = {"device": device, "max_keep": 4, **options}
+    training = Training(tmp_path, **options)
     for _ in range(20):
         training.step()
     expected = training.state()
     training.saver.wait()
     del training
-    training = Training(tmp_path, max_keep=4, **options)
+    training = Training(tmp_path, **options)
     assert training.manager.restore() == 18
     assert training.manager.global_step == 18
     for _ in range(2):
@@ -110,7 +111,7 @@ def test_training_goes_on_bit_for_bit(tmp_path, options):
         training.saver.wait()
         expected = training.state()
         del training
-        training = Training(tmp_path, max_keep=4, **options)
+        training = Training(tmp_path, **options)
         assert training.manager.restore() == 21
         assert all(torch.equal(a, b) for a, b in zip(training.state(), expected, strict=True))
 

@@ -56,8 +56,8 @@ def load(model, folder):
     model.load_state_dict(loaded)
 
 
-def test_tables_are_saved_and_loaded_in_the_state_dict(tmp_path):
-    model, optimizer = make()
+def test_tables_are_saved_and_loaded_in_the_state_dict(tmp_path, device):
+    model, optimizer = make(device=device)
     train(model, optimizer)
     expected = {name: value.clone() for name, value in state(model).items()}
     dcp.save(model.state_dict(), checkpoint_id=tmp_path, no_dist=True)
@@ -66,7 +66,7 @@ def test_tables_are_saved_and_loaded_in_the_state_dict(tmp_path):
     load(model, tmp_path)
     assert same(state(model), expected)
     del model, optimizer
-    model, _ = make()
+    model, _ = make(device=device)
     load(model, tmp_path)
     assert same(state(model), expected)
     # Ids were seen once before the save: the second sighting admits them.

@@ -86,8 +86,7 @@ class HashTable(torch.nn.Module):
         dtype: float32, float64, float16, bfloat16, int8, int32 or int64. float16 and bfloat16
             tables keep gradients and optimizer state in float32.
         device: where hot rows live: "cpu", or a GPU such as "cuda:0", whose memory then holds all
-            of the table. It works on the stream that is torch's current one. No `store`, and it
-            cannot be saved yet.
+            of the table. It works on the stream that is torch's current one. No `store` yet.
         coalesced: whether several tables share this one; ids then carry their child's index,
             see `children_info().encode`.
         children: names of those tables; default, `[name]`.
