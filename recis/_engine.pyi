@@ -65,6 +65,7 @@ class _Batch:
 
 class Batch(_Batch): ...
 class DeviceBatch(_Batch): ...
+class CachedBatch(_Batch): ...
 
 class Draw:
     def __init__(
@@ -187,7 +188,10 @@ class _Table:
     def stats(self) -> dict[str, int]: ...
     def size(self) -> int: ...
 
-class Table(_Table):
+class _StoredTable(_Table):
+    def prefetch(self, ids: int, n: int) -> None: ...
+
+class Table(_StoredTable):
     def __init__(
         self,
         name: str,
@@ -197,7 +201,6 @@ class Table(_Table):
         draw: Draw,
         store: Store | None,
     ) -> None: ...
-    def prefetch(self, ids: int, n: int) -> None: ...
     def block(self, slot: int, block: int) -> Block: ...
 
 class DeviceTable(_Table):
@@ -210,6 +213,20 @@ class DeviceTable(_Table):
         draw: Draw,
         gpu: int | None,
     ) -> None: ...
+
+class CachedTable(_StoredTable):
+    def __init__(
+        self,
+        name: str,
+        dtype: int,
+        shape: list[int],
+        block_rows: int,
+        draw: Draw,
+        gpu: int | None,
+        store: Store,
+        bytes: int,
+    ) -> None: ...
+    def cache_stats(self) -> dict[str, int]: ...
 
 def write_ids(
     path: str, data_offset: int, slice_size: int, begin: int, end: int, ids: int, n: int

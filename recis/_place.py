@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
     @property
     def on_cpu(self) -> bool:
-        """Whether it is a table in memory or in a store, and not one on a device."""
+        """Whether it is a table in the host's memory or in a store, without a device."""
         return self.name == "cpu"
 
     def make_table(
@@ -34,12 +34,23 @@ class Place(NamedTuple):
         block_size: int,
         draw: _engine.Draw,
         store: _engine.Store | None,
+        device_bytes: int | None,
     ) -> _engine._Table:
-        """The engine's table of this place. REQUIRES: one on a device has no store."""
+        """The engine's table of this place.
+
+        device_bytes: of records there, of a table that is in a store too; else of no interest.
+        """
         if self.on_cpu:
             return _engine.Table(name, dtype, list(shape), block_size, draw, store)
         gpu = self.device.index  # None on the emulated device
-        table = _engine.DeviceTable(name, dtype, list(shape), block_size, draw, gpu)
+        table: _engine._Table
+        if store is None:
+            table = _engine.DeviceTable(name, dtype, list(shape), block_size, draw, gpu)
+        else:
+            assert device_bytes is not None
+            table = _engine.CachedTable(
+                name, dtype, list(shape), block_size, draw, gpu, store, device_bytes
+            )
         if gpu is None:
             return table
         return cast("_engine._Table", _OnCurrentStream(table, self.device))
@@ -75,7 +86,7 @@ def place_of(device: torch.device | str) -> Place:
 class _OnCurrentStream:
     """A GPU's table. What it is asked for is done on the stream that torch works on then."""
 
-    def __init__(self, table: _engine.DeviceTable, device: torch.device) -> None:
+    def __init__(self, table: _engine._Table, device: torch.device) -> None:
         self._table = table
         self._device = device
 

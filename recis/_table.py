@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -182,6 +182,7 @@ class Table:
         store: Store | None = None,
         *,
         place: Place = ON_CPU,
+        device_bytes: int | None = None,
         slice: Slice = ALL_SLICES,
         children: Sequence[str] = (),
         coalesced: bool = False,
@@ -194,6 +195,7 @@ class Table:
         self.store = store
         self.place = place
         self.device = place.device
+        self.device_bytes = device_bytes
         self.slice = slice
         self.children = list(children) or [name]
         self._takes_part = False
@@ -225,7 +227,13 @@ class Table:
                 )
         there = store is not None and store.joined(self.name)
         self.engine = self.place.make_table(
-            self.name, CODE_OF[self.dtype], self.shape, self.block_size, draw, store
+            self.name,
+            CODE_OF[self.dtype],
+            self.shape,
+            self.block_size,
+            draw,
+            store,
+            self.device_bytes,
         )
         self._joined = store is not None and not there
         if self.store is not None:
@@ -308,8 +316,9 @@ class Table:
 
     def prefetch(self, ids: Tensor) -> None:
         """Starts promoting the rows of these ids; see `HashTable.prefetch`."""
-        if isinstance(self.engine, _engine.Table):
-            self.engine.prefetch(ids.data_ptr(), ids.numel())
+        if self.store is not None:
+            stored = cast("_engine._StoredTable", self.engine)
+            stored.prefetch(ids.data_ptr(), ids.numel())
 
     # ---- change ----
 
@@ -511,7 +520,10 @@ class Table:
 
     def stats(self) -> dict[str, int]:
         """Counters; see `HashTable.stats`."""
-        return self.engine.stats()
+        stats = self.engine.stats()
+        if self.store is not None and not self.place.on_cpu:
+            stats |= cast("_engine.CachedTable", self.engine).cache_stats()
+        return stats
 
     def __len__(self) -> int:
         return self.engine.size()

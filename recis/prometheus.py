@@ -39,6 +39,12 @@ _TABLE: _About = {
     "promotes": (_C, "Rows that became hot again"),
     "spills": (_C, "Rows that became cold"),
     "drops": (_C, "Rows that became cold without a write"),
+    "device_rows": (_G, "Rows of a table in a store that are on a device too"),
+    "device_bytes": (_G, "Memory of records there"),
+    "device_promotes": (_C, "Rows that came to the device"),
+    "device_spills": (_C, "Rows that left it"),
+    "device_drops": (_C, "Rows that left it without a copy"),
+    "write_backs": (_C, "Rows copied from the device"),
     "batch_ids": (_C, "Ids of this worker's batches, repeats included"),
     "requested_ids": (_C, "Distinct ids that this worker asked all workers for"),
     "remote_ids": (_C, "Of the requested ids, those that other workers hold"),
@@ -148,7 +154,8 @@ def _families(
         family = kind(f"{prefix}_{_RENAMED.get(counter, counter)}", about, labels=labels)
         for rank, things in found:
             for thing, counts in things.items():
-                family.add_metric([str(rank), thing][: len(labels)], counts[counter])
+                if counter in counts:  # not every table is on a device
+                    family.add_metric([str(rank), thing][: len(labels)], counts[counter])
         yield family
 
 

@@ -1,4 +1,4 @@
-"""Tables on devices: what they have in common with those in memory, and what not yet."""
+"""Tables on devices: what they have in common with those in memory and in stores, and what not."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from recis._place import _OnCurrentStream
 from recis.nn import FilterHook
 from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.initializers import NormalInitializer
-from recis.serialize import Saver
+from recis.serialize import Loader, Saver
 
 from .helpers import by_id, dump, long, train
 
@@ -75,14 +75,41 @@ def test_answers_come_to_the_ids(make_table):
         assert content.device == table.device
 
 
-def test_a_table_that_has_no_store_yet_says_so(make_table, device, tmp_path):
+@pytest.mark.parametrize("device_bytes", [1, 1500, 1 << 20])
+@pytest.mark.parametrize("optimizer", ["nesterov", "row-wise adagrad", "adam"])
+def test_a_table_in_a_store_has_those_bits_whatever_a_device_holds(
+    make_table, device, tmp_path, optimizer, device_bytes
+):
     if device == "cpu":
-        pytest.skip("there it has")
-    with (
-        Store(tmp_path) as store,
-        pytest.raises(ValueError, match=r"cannot be in a store yet.*device='cpu'"),
-    ):
-        make_table(store=store)
+        pytest.skip("a device alone holds a part of a table")
+    here = trained(make_table, *OPTIMIZERS[optimizer], device="cpu")
+    with Store(tmp_path / "store", hot_bytes=3000) as store:
+        there = trained(
+            make_table, *OPTIMIZERS[optimizer], name="t", store=store, device_bytes=device_bytes
+        )
+        assert dump(there) == dump(here)
+        assert there.stats()["device_promotes"] > 0
+        Saver(path=tmp_path / "snapshots", hashtables={"t": there}).save(1)
+        store.commit(1)
+        held = there.stats()["device_rows"]
+        assert 0 < held <= max(5, there.stats()["device_bytes"] // 16)
+        of_store = by_id(there)
+    del there
+    with Store(tmp_path / "store") as store:  # whose file knows of no device
+        assert by_id(make_table([7], device="cpu", name="t", store=store)) == of_store
+    loaded = make_table([7], device="cpu", name="t", filter_hook=FilterHook("FrequencyFilter"))
+    OPTIMIZERS[optimizer][0]({"t": loaded.table}, **OPTIMIZERS[optimizer][1])
+    Loader(tmp_path / "snapshots", hashtables={"t": loaded}).load()
+    assert by_id(loaded) == of_store
+
+
+def test_what_a_device_holds_is_said_of_a_table_in_a_store_alone(make_table, device, tmp_path):
+    with Store(tmp_path) as store:
+        wrong = {"device_bytes": 1 << 20} if device == "cpu" else {}
+        with pytest.raises(ValueError, match=f"device_bytes is for .* on {device} and .*"):
+            make_table(store=store, **wrong)
+    with pytest.raises(ValueError, match=r"device_bytes is for .* and no store"):
+        make_table(device_bytes=1 << 20)
 
 
 def test_a_snapshot_has_the_bytes_of_that_of_a_table_in_memory(make_table, tmp_path):

@@ -1,4 +1,4 @@
-// What a lookup found: a Batch, or one on a device. Answers go to memory of the host.
+// What a lookup found: a Batch, or that of a table on a device. Answers go to memory of the host.
 #include "table/batch.h"
 
 #include <cstring>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "table/cached_table.h"
 #include "table/device_batch.h"
 #include "table/numbering.h"
 
@@ -13,10 +14,10 @@ namespace recis::bind {
 namespace {
 
 const Batch* OnHost(const Batch& batch) { return &batch; }
-std::shared_ptr<Batch> OnHost(const DeviceBatch& batch) { return ValueOrThrow(batch.OnHost()); }
+std::shared_ptr<Batch> OnHost(const auto& batch) { return ValueOrThrow(batch.OnHost()); }
 
 int64_t CountDistinct(const Batch& batch) { return batch.distinct; }
-int64_t CountDistinct(const DeviceBatch& batch) { return ValueOrThrow(batch.CountDistinct()); }
+int64_t CountDistinct(const auto& batch) { return ValueOrThrow(batch.CountDistinct()); }
 
 // What a policy in Python is asked about: the ids without a row and how often each occurs.
 int64_t Unknown(const Batch& batch, uintptr_t positions, uintptr_t ids, uintptr_t counts) {
@@ -94,6 +95,7 @@ void BindBatch(py::module_& module, const char* name) {
 void InitBatch(py::module_& module) {
   BindBatch<Batch>(module, "Batch");
   BindBatch<DeviceBatch>(module, "DeviceBatch");
+  BindBatch<CachedBatch>(module, "CachedBatch");
   module.def("distinct", &Distinct, py::arg("ids"), py::arg("n"), py::arg("distinct"),
              py::arg("inverse"), py::arg("counts"), Unlocked());
 }

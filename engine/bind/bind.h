@@ -39,6 +39,7 @@ T* Address(uintptr_t address) {
 }
 
 void InitBatch(py::module_& module);
+void InitCachedTable(py::module_& module);
 void InitDeviceTable(py::module_& module);
 void InitMemory(py::module_& module);
 void InitPolicies(py::module_& module);

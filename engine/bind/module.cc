@@ -84,6 +84,7 @@ PYBIND11_MODULE(_engine, module) {
   InitBatch(module);
   InitTable(module);
   InitDeviceTable(module);
+  InitCachedTable(module);
   InitSnapshot(module);
   module.def("build_info", &BuildInfo);
 }

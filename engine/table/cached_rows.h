@@ -50,6 +50,7 @@ class CachedRows {
   // It was used by a batch.
   void Touch(Frame frame) { clock_.Touch(frame); }
 
+  void MarkDirty(Frame frame) { entries_[frame].dirty = true; }
   void MarkClean(Frame frame) { entries_[frame].dirty = false; }
   void MarkPending(Frame frame);
   // A step has changed all that have a pending gradient, which stays.

@@ -44,11 +44,15 @@ Status CachedTable::Changeable() const {
 
 // ---- what is where --------------------------------------------------------------------------
 
+Frame CachedTable::FrameOf(int64_t row) const {
+  const bool a_row = row >= 0 && row < int64_t{kNoRow};
+  return a_row ? cache_.rows().FrameOf(static_cast<Row>(row)) : CachedRows::kNoFrame;
+}
+
 std::vector<Frame> CachedTable::FramesOf(const std::vector<int64_t>& rows) const {
   std::vector<Frame> frames;
   for (const int64_t row : rows) {
-    if (row < 0 || row >= int64_t{kNoRow}) continue;
-    const Frame frame = cache_.rows().FrameOf(static_cast<Row>(row));
+    const Frame frame = FrameOf(row);
     if (frame != CachedRows::kNoFrame) frames.push_back(frame);
   }
   std::sort(frames.begin(), frames.end());

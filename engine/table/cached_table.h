@@ -196,8 +196,24 @@ class CachedTable : public StoreFront {
                  std::byte* values) const;
   // The part of the batch whose records are in the table, and its positions.
   static Batch PartInTable(const CachedBatch& batch, Indices* positions);
-  // Which of these rows, or -1, have a frame.
+  // Of any number, whether or not it is a row.
+  Frame FrameOf(int64_t row) const;
+  // The distinct frames of those that have one.
   std::vector<Frame> FramesOf(const std::vector<int64_t>& rows) const;
+  // Rows and a value of each, of the host: those of the table, and frames.
+  struct RowValues {
+    struct Part {
+      std::vector<int64_t> rows;
+      std::vector<std::byte> values;
+    };
+    Part in_table, on_device;
+  };
+  // Takes apart what is on the device: rows (n), all of them live, and values (n, bytes).
+  Result<RowValues> ByPlace(const int64_t* rows, int64_t n, const std::byte* values,
+                            size_t bytes) const;
+  // change: called with arrays of the device; slots of these records change by it.
+  template <class Change>
+  Status ChangeOnDevice(const RowValues::Part& part, Change&& change);
   // The table has all there is of these rows; and of these ids.
   Status DropRows(const std::vector<int64_t>& rows) { return cache_.Drop(FramesOf(rows)); }
   Status DropIds(const std::vector<int64_t>& ids);

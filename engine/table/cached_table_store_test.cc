@@ -164,6 +164,32 @@ TEST(RowsWithAPendingGradientStayWhereTheyAre) {
   EXPECT_EQ(at.table->OfCache().rows, 10);
 }
 
+TEST(SlotsAreChangedWhereTheirRowsAre) {
+  Fixture at(1);
+  const int count =
+      Value(at.table->AddSlot({.name = "count", .dtype = DType::kInt64, .shape = {}}));
+  const int64_t n = kBlockRows + 6;  // six find no room on the device
+  Lookup(*at.table, Range(0, n));
+  Ids rows(n), values = Range(100, 100 + n), counts(n);
+  Ok(at.table->Rows(Range(0, n).data(), n, rows.data()));
+  Ok(at.table->AddToSlot(count, rows.data(), n, values.data()));
+  Values sevens(n * kDim, 7), found(sevens.size());
+  Ok(at.table->WriteSlot(1, rows.data(), n, Bytes(sevens)));
+  EXPECT_EQ(at.table->OfCache().spills, 0);
+  EXPECT_EQ(at.table->OfCache().write_backs, 0);
+  Ok(at.table->ReadSlot(count, rows.data(), n, reinterpret_cast<std::byte*>(counts.data())));
+  EXPECT_EQ(counts, values);
+  EXPECT_EQ(at.table->OfCache().write_backs, kBlockRows);
+  Ok(at.table->ReadSlot(1, rows.data(), n, reinterpret_cast<std::byte*>(found.data())));
+  EXPECT_EQ(found, sevens);
+  rows[0] = 12345;  // no row: nothing is changed
+  EXPECT(at.table->AddToSlot(count, rows.data(), n, values.data()).code() == Code::kOutOfRange);
+  Ok(at.table->ReadSlot(count, rows.data() + 1, n - 1,
+                        reinterpret_cast<std::byte*>(counts.data())));
+  counts.pop_back();
+  EXPECT_EQ(counts, Range(101, 100 + n));
+}
+
 TEST(WhatIsOnTheDeviceIsNotReadFromTheStore) {
   Fixture at(4, BytesOf(1));
   Lookup(*at.table, Range(0, 20));

@@ -163,28 +163,71 @@ Status CachedTable::ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte
   return ToDevice(read.data(), static_cast<int64_t>(read.size()), values);
 }
 
-Status CachedTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
-  const Lock lock(*this);
-  RECIS_RETURN_IF_ERROR(CheckSlot(options(), cache_.schema(), slot));
+Result<CachedTable::RowValues> CachedTable::ByPlace(const int64_t* rows, int64_t n,
+                                                    const std::byte* values, size_t bytes) const {
   Result<std::vector<int64_t>> host_rows = OnHost(rows, n);
   if (!host_rows.ok()) return host_rows.status();
-  Result<std::vector<std::byte>> host_values =
-      OnHost(values, n * static_cast<int64_t>(cache_.schema().slots()[slot].bytes()));
+  Result<std::vector<std::byte>> host_values = OnHost(values, n * static_cast<int64_t>(bytes));
   if (!host_values.ok()) return host_values.status();
-  RECIS_RETURN_IF_ERROR(DropRows(host_rows.value()));
-  return table_->WriteSlot(slot, host_rows.value().data(), n, host_values.value().data());
+  RECIS_RETURN_IF_ERROR(table_->CheckLive(host_rows.value().data(), n));
+  RowValues found;
+  for (int64_t i = 0; i < n; ++i) {
+    const Frame frame = FrameOf(host_rows.value()[i]);
+    const bool cached = frame != CachedRows::kNoFrame;
+    RowValues::Part& part = cached ? found.on_device : found.in_table;
+    part.rows.push_back(cached ? int64_t{frame} : host_rows.value()[i]);
+    const std::byte* value = host_values.value().data() + static_cast<size_t>(i) * bytes;
+    part.values.insert(part.values.end(), value, value + bytes);
+  }
+  return found;
+}
+
+template <class Change>
+Status CachedTable::ChangeOnDevice(const RowValues::Part& part, Change&& change) {
+  if (part.rows.empty()) return {};
+  const auto n = static_cast<int64_t>(part.rows.size());
+  const auto bytes = static_cast<int64_t>(part.values.size());
+  Result<DeviceMemory> memory =
+      DeviceMemory::Get(device_, ArrayBytes<int64_t>(n) + ArrayBytes<std::byte>(bytes));
+  if (!memory.ok()) return memory.status();
+  DeviceArrays arrays(memory.value());
+  auto* frames = arrays.Take<int64_t>(n);
+  auto* values = arrays.Take<std::byte>(bytes);
+  RECIS_RETURN_IF_ERROR(ToDevice(part.rows.data(), n, frames));
+  RECIS_RETURN_IF_ERROR(ToDevice(part.values.data(), bytes, values));
+  RECIS_RETURN_IF_ERROR(change(frames, n, values));
+  for (const int64_t frame : part.rows) cache_.MarkDirty(static_cast<Frame>(frame));
+  return {};
+}
+
+Status CachedTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
+  const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
+  RECIS_RETURN_IF_ERROR(CheckSlot(options(), cache_.schema(), slot));
+  Result<RowValues> found = ByPlace(rows, n, values, cache_.schema().slots()[slot].bytes());
+  if (!found.ok()) return found.status();
+  const RowValues::Part& rest = found.value().in_table;
+  RECIS_RETURN_IF_ERROR(table_->WriteSlot(
+      slot, rest.rows.data(), static_cast<int64_t>(rest.rows.size()), rest.values.data()));
+  return ChangeOnDevice(found.value().on_device, [&](auto* frames, int64_t count, auto* changed) {
+    return cache_.table().WriteSlot(slot, frames, count, changed);
+  });
 }
 
 Status CachedTable::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values) {
   const Lock lock(*this);
+  RECIS_RETURN_IF_ERROR(Changeable());
   RECIS_RETURN_IF_ERROR(CheckCounter(options(), cache_.schema(), slot));
-  Result<std::vector<int64_t>> host_rows = OnHost(rows, n);
-  if (!host_rows.ok()) return host_rows.status();
-  Result<std::vector<int64_t>> host_values =
-      OnHost(values, n * cache_.schema().slots()[slot].count);
-  if (!host_values.ok()) return host_values.status();
-  RECIS_RETURN_IF_ERROR(DropRows(host_rows.value()));
-  return table_->AddToSlot(slot, host_rows.value().data(), n, host_values.value().data());
+  Result<RowValues> found = ByPlace(rows, n, reinterpret_cast<const std::byte*>(values),
+                                    cache_.schema().slots()[slot].bytes());
+  if (!found.ok()) return found.status();
+  const RowValues::Part& rest = found.value().in_table;
+  RECIS_RETURN_IF_ERROR(table_->AddToSlot(slot, rest.rows.data(),
+                                          static_cast<int64_t>(rest.rows.size()),
+                                          reinterpret_cast<const int64_t*>(rest.values.data())));
+  return ChangeOnDevice(found.value().on_device, [&](auto* frames, int64_t count, auto* added) {
+    return cache_.table().AddToSlot(slot, frames, count, reinterpret_cast<const int64_t*>(added));
+  });
 }
 
 Status CachedTable::ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const {

@@ -75,6 +75,8 @@ class DeviceCache {
   // Gives the table all there is of these: they are cached no more.
   Status Drop(const std::vector<Frame>& frames);
 
+  // Its record was changed on the device.
+  void MarkDirty(Frame frame) { rows_.MarkDirty(frame); }
   // They have taken a gradient, on the device or in the table: they stay where they are.
   void MarkPending(Frame frame) { rows_.MarkPending(frame); }
   void MarkPendingInTable(Row row) { pending_in_table_.Add(row); }

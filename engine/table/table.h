@@ -117,6 +117,8 @@ class Table : public Cuttable, public StoreMember {
   Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
   // Adds to an int64 slot, repeats summed. Fails without effect if a row is not live.
   Status AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values);
+  // Fails if a row is not live, as the methods above do.
+  Status CheckLive(const int64_t* rows, int64_t n) const;
   // Whole records, (n, record bytes), as they lie in memory.
   Status ReadRecords(const int64_t* rows, int64_t n, std::byte* records) const;
   // REQUIRES: distinct rows. Reads nothing that it overwrites, but for a cut.

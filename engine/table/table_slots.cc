@@ -98,6 +98,11 @@ Status Table::AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t*
       });
 }
 
+Status Table::CheckLive(const int64_t* rows, int64_t n) const {
+  ReadLock lock(mutex_);
+  return CheckRows(rows, n);
+}
+
 Status Table::ReadRecords(const int64_t* rows, int64_t n, std::byte* records) const {
   ReadLock lock(mutex_);
   RECIS_RETURN_IF_ERROR(records_->Usable());

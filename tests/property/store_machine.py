@@ -22,7 +22,7 @@ PROGRESS = ("sightings", "global_step", "hyper", "slots", "update", "calls", "st
 
 
 class TableInStoreAgainstDict(TableAgainstDict):
-    """With one to four hot blocks, through commits and crashes, it is the same table.
+    """With one to four hot blocks, and as many on a device, it is the same table through crashes.
 
     Who trains keeps in the state what a trainer would; the oracle starts again from a copy.
     """
@@ -44,7 +44,11 @@ class TableInStoreAgainstDict(TableAgainstDict):
 
     def make_table(self, hot_blocks=1):
         self.store = Store(self.path, hot_bytes=self.hot_bytes(hot_blocks))
-        return super().make_table(store=self.store)
+        self.device_bytes = None if self.device == "cpu" else self.hot_bytes(5 - hot_blocks)
+        return self.table_in_store()
+
+    def table_in_store(self):
+        return super().make_table(store=self.store, device_bytes=self.device_bytes)
 
     def hot_bytes(self, blocks):
         """Of blocks as wide as they can become in this machine."""
@@ -102,7 +106,7 @@ class TableInStoreAgainstDict(TableAgainstDict):
         state = optimizer and optimizer.state_dict()
         optimizer_class = type(optimizer)
         del optimizer
-        self.table = TableAgainstDict.make_table(self, store=self.store)
+        self.table = self.table_in_store()
         if state:
             self.resume(optimizer_class, state)
 

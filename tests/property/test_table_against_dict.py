@@ -4,19 +4,10 @@
 """
 
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from .machine import TableAgainstDict
+from .run import run
 from .strategies import INTEGER, OPTIMIZERS
-
-
-def run(machine, device):
-    machine.device, machine.live_views = device, device == "cpu"
-    # The same operations on the same table: on devices a few tries are enough.
-    standard = machine.TestCase.settings
-    tries = standard.max_examples // (1 if device == "cpu" else 4)
-    run_state_machine_as_test(machine, settings=settings(standard, max_examples=tries))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -86,7 +86,8 @@ class HashTable(torch.nn.Module):
         dtype: float32, float64, float16, bfloat16, int8, int32 or int64. float16 and bfloat16
             tables keep gradients and optimizer state in float32.
         device: where hot rows live: "cpu", or a GPU such as "cuda:0", whose memory then holds all
-            of the table. It works on the stream that is torch's current one. No `store` yet.
+            of the table, or with a `store` those that are hottest. It works on the stream that is
+            torch's current one.
         coalesced: whether several tables share this one; ids then carry their child's index,
             see `children_info().encode`.
         children: names of those tables; default, `[name]`.
@@ -99,6 +100,8 @@ class HashTable(torch.nn.Module):
         store: where rows go that memory has no room for, and what commits them. Made again with
             the same name in the same or a reopened store, the table has the rows it had there,
             its hooks what they had learnt. Default: a table in memory only.
+        device_bytes: how many bytes of rows a GPU holds of a table that is in a store: at least
+            one block. Results do not depend on it.
         seed: of the initializer; equal seeds give equal ids equal embeddings.
 
     Raises:
@@ -129,6 +132,7 @@ class HashTable(torch.nn.Module):
         filter_hook: FilterHook | None = None,
         *,
         store: Store | None = None,
+        device_bytes: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -147,10 +151,12 @@ class HashTable(torch.nn.Module):
                 f"table {name!r}: grad_reduce_by must be 'worker' or 'id', found {grad_reduce_by!r}"
             )
         place = _check_device(name, device)
-        if store is not None and not place.on_cpu:
+        _check_kind(name, "device_bytes", device_bytes, int, type(None))
+        if (device_bytes is not None) != (store is not None and not place.on_cpu):
             raise ValueError(
-                f"table {name!r}: a table on {place.name} cannot be in a store yet, found "
-                f"{store!r}: make it with device='cpu'"
+                f"table {name!r}: device_bytes is for a table on a GPU and in a store, which needs "
+                f"it: how many bytes of rows the GPU holds. Found {device_bytes}, a table on "
+                f"{place.name} and {'no store' if store is None else store}"
             )
         self._children = ChildrenInfo(name, [name] if children is None else children, coalesced)
         self._initializer = ConstantInitializer() if initializer is None else initializer
@@ -167,6 +173,7 @@ class HashTable(torch.nn.Module):
             block_size,
             store,
             place=place,
+            device_bytes=device_bytes,
             slice=slice,
             children=self._children.children(),
             coalesced=coalesced,
@@ -446,6 +453,10 @@ class HashTable(torch.nn.Module):
         `rows` = `hot_rows` + `cold_rows`. `promotes` counts rows that became hot again, `spills`
         those that became cold, `drops` those of them that needed no write. Without a store no
         row is ever cold.
+
+        In a store and on a GPU, hot is what is in the host's memory. `device_rows` are on the GPU,
+        within `device_bytes`; `device_promotes`, `device_spills` and `device_drops` count as their
+        namesakes do, `write_backs` rows that went back changed.
         """
         return self._table.stats()
 
