@@ -211,9 +211,10 @@ class CachedTable : public StoreFront {
   // Takes apart what is on the device: rows (n), all of them live, and values (n, bytes).
   Result<RowValues> ByPlace(const int64_t* rows, int64_t n, const std::byte* values,
                             size_t bytes) const;
-  // change: called with arrays of the device; slots of these records change by it.
+  // Changes slots of both parts, or of neither. change: called with each table, rows of it, how
+  // many, and their values.
   template <class Change>
-  Status ChangeOnDevice(const RowValues::Part& part, Change&& change);
+  Status ChangeRows(const RowValues& found, Change&& change);
   // The table has all there is of these rows; and of these ids.
   Status DropRows(const std::vector<int64_t>& rows) { return cache_.Drop(FramesOf(rows)); }
   Status DropIds(const std::vector<int64_t>& ids);

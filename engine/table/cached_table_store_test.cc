@@ -190,6 +190,108 @@ TEST(SlotsAreChangedWhereTheirRowsAre) {
   EXPECT_EQ(counts, Range(101, 100 + n));
 }
 
+// A table with a block of rows on the device and the others in the store, and a slot that counts.
+struct Counted {
+  static constexpr int64_t kRows = 4 * kBlockRows;
+
+  explicit Counted(std::shared_ptr<Space> device = EmulatedSpace())
+      : space(std::move(device)),
+        store(Open(directory.path(), BytesOf(1))),
+        table(JoinCached(store, 1, "t", EmulatedDevice(HostKernels(), space))),
+        slot(Value(table->AddSlot({.name = "count", .dtype = DType::kInt64, .shape = {}}))),
+        rows(kRows) {
+    Lookup(*table, Range(0, kRows));
+    Ok(table->Rows(Range(0, kRows).data(), kRows, rows.data()));
+    EXPECT(store->Commit(1, "").ok());
+  }
+  ~Counted() { store->Close(); }
+
+  Status Add(const Ids& to) { return table->AddToSlot(slot, to.data(), Size(to), ones.data()); }
+  Status Write(const Ids& to) {
+    return table->WriteSlot(slot, to.data(), Size(to),
+                            reinterpret_cast<const std::byte*>(ones.data()));
+  }
+  void ExpectNothingCounted() const {
+    Ids counts(kRows);
+    Ok(table->ReadSlot(slot, rows.data(), kRows, reinterpret_cast<std::byte*>(counts.data())));
+    EXPECT_EQ(counts, Ids(kRows));
+  }
+
+  const TemporaryDirectory directory;
+  const std::shared_ptr<Space> space;
+  const std::shared_ptr<Store> store;
+  const std::shared_ptr<CachedTable> table;
+  const int slot;
+  Ids rows;
+  const Ids ones = Ids(kRows, 1);
+};
+
+TEST(WhatTheDeviceHasNoMemoryToChangeTheTableDoesNotChangeEither) {
+  Counted at(EmulatedSpace(size_t{32} << 20));
+  std::vector<std::byte*> taken;
+  for (size_t bytes = size_t{8} << 20; bytes > 0; bytes /= 2) {
+    auto memory = at.space->Allocate(bytes, nullptr);
+    for (; memory.ok(); memory = at.space->Allocate(bytes, nullptr)) {
+      taken.push_back(memory.value());
+    }
+  }
+  EXPECT(at.Add(at.rows).code() == Code::kOutOfMemory);
+  EXPECT(at.Write(at.rows).code() == Code::kOutOfMemory);
+  for (std::byte* memory : taken) at.space->Free(memory, nullptr);
+  at.ExpectNothingCounted();
+}
+
+class UnreadableDisk : public Env {
+ public:
+  ssize_t Preadv(int fd, const iovec* parts, int count, off_t offset) override {
+    if (fails) return errno = EIO, -1;
+    return Env::Preadv(fd, parts, count, offset);
+  }
+  bool fails = false;
+};
+
+TEST(WhatTheTableCannotReadToChangeTheDeviceDoesNotChangeEither) {
+  UnreadableDisk disk;
+  const ScopedEnv replaced(&disk);
+  Counted at;
+  const Ids some{at.rows[0], at.rows[kBlockRows]};  // on the device, and on the disk
+  disk.fails = true;
+  EXPECT(at.Add(some).code() == Code::kIo);
+  EXPECT(at.Write(some).code() == Code::kIo);
+  disk.fails = false;
+  at.ExpectNothingCounted();
+}
+
+TEST(AStepOfRowsThatTheTableCannotReadIsNone) {
+  UnreadableDisk disk;
+  const ScopedEnv replaced(&disk);
+  Counted at;
+  const Ids ids = Range(0, 2 * kBlockRows);  // half of them find room on the device
+  Accumulate(*at.table, Lookup(*at.table, ids));
+  Lookup(*at.table, Range(Size(ids), Counted::kRows));  // the others go to the disk
+  const Values before = Read(*at.table, ids);
+  const auto step = [&] { return at.table->Step({.rule = Rule::kSgd, .step_size = 1}, {}); };
+  disk.fails = true;
+  EXPECT(step().code() == Code::kIo);
+  disk.fails = false;
+  EXPECT_EQ(Read(*at.table, ids), before);
+  Ok(step());
+  Values expected = before;
+  for (float& value : expected) value -= 1;
+  EXPECT_EQ(Read(*at.table, ids), expected);
+}
+
+TEST(AClearedTableForgetsWhichRowsHadAGradient) {
+  Fixture at;
+  Accumulate(*at.table, Lookup(*at.table, Range(0, 20)));  // ten of them in the table
+  Ok(at.table->Clear());
+  EXPECT(!Value(at.table->HasGradient()));
+  const int64_t promotes = at.table->OfCache().promotes;
+  Lookup(*at.table, Range(0, 10));
+  Lookup(*at.table, Range(10, 20));
+  EXPECT_EQ(at.table->OfCache().promotes, promotes + 20);
+}
+
 TEST(WhatIsOnTheDeviceIsNotReadFromTheStore) {
   Fixture at(4, BytesOf(1));
   Lookup(*at.table, Range(0, 20));

@@ -183,19 +183,23 @@ Result<CachedTable::RowValues> CachedTable::ByPlace(const int64_t* rows, int64_t
 }
 
 template <class Change>
-Status CachedTable::ChangeOnDevice(const RowValues::Part& part, Change&& change) {
-  if (part.rows.empty()) return {};
+Status CachedTable::ChangeRows(const RowValues& found, Change&& change) {
+  const RowValues::Part &rest = found.in_table, &part = found.on_device;
   const auto n = static_cast<int64_t>(part.rows.size());
   const auto bytes = static_cast<int64_t>(part.values.size());
+  // All memory first, then what may fail in the table. After that nothing does.
   Result<DeviceMemory> memory =
       DeviceMemory::Get(device_, ArrayBytes<int64_t>(n) + ArrayBytes<std::byte>(bytes));
   if (!memory.ok()) return memory.status();
+  RECIS_RETURN_IF_ERROR(cache_.table().ReserveChange(n));
   DeviceArrays arrays(memory.value());
   auto* frames = arrays.Take<int64_t>(n);
   auto* values = arrays.Take<std::byte>(bytes);
   RECIS_RETURN_IF_ERROR(ToDevice(part.rows.data(), n, frames));
   RECIS_RETURN_IF_ERROR(ToDevice(part.values.data(), bytes, values));
-  RECIS_RETURN_IF_ERROR(change(frames, n, values));
+  RECIS_RETURN_IF_ERROR(change(*table_, rest.rows.data(), static_cast<int64_t>(rest.rows.size()),
+                               rest.values.data()));
+  RECIS_RETURN_IF_ERROR(change(cache_.table(), frames, n, values));
   for (const int64_t frame : part.rows) cache_.MarkDirty(static_cast<Frame>(frame));
   return {};
 }
@@ -206,11 +210,9 @@ Status CachedTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const st
   RECIS_RETURN_IF_ERROR(CheckSlot(options(), cache_.schema(), slot));
   Result<RowValues> found = ByPlace(rows, n, values, cache_.schema().slots()[slot].bytes());
   if (!found.ok()) return found.status();
-  const RowValues::Part& rest = found.value().in_table;
-  RECIS_RETURN_IF_ERROR(table_->WriteSlot(
-      slot, rest.rows.data(), static_cast<int64_t>(rest.rows.size()), rest.values.data()));
-  return ChangeOnDevice(found.value().on_device, [&](auto* frames, int64_t count, auto* changed) {
-    return cache_.table().WriteSlot(slot, frames, count, changed);
+  return ChangeRows(found.value(), [slot](auto& table, const int64_t* changed, int64_t count,
+                                          const std::byte* written) {
+    return table.WriteSlot(slot, changed, count, written);
   });
 }
 
@@ -221,12 +223,9 @@ Status CachedTable::AddToSlot(int slot, const int64_t* rows, int64_t n, const in
   Result<RowValues> found = ByPlace(rows, n, reinterpret_cast<const std::byte*>(values),
                                     cache_.schema().slots()[slot].bytes());
   if (!found.ok()) return found.status();
-  const RowValues::Part& rest = found.value().in_table;
-  RECIS_RETURN_IF_ERROR(table_->AddToSlot(slot, rest.rows.data(),
-                                          static_cast<int64_t>(rest.rows.size()),
-                                          reinterpret_cast<const int64_t*>(rest.values.data())));
-  return ChangeOnDevice(found.value().on_device, [&](auto* frames, int64_t count, auto* added) {
-    return cache_.table().AddToSlot(slot, frames, count, reinterpret_cast<const int64_t*>(added));
+  return ChangeRows(found.value(), [slot](auto& table, const int64_t* changed, int64_t count,
+                                          const std::byte* added) {
+    return table.AddToSlot(slot, changed, count, reinterpret_cast<const int64_t*>(added));
   });
 }
 

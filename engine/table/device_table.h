@@ -95,6 +95,8 @@ class DeviceTable : public Cuttable {
   Status ReadSlot(int slot, const int64_t* rows, int64_t n, std::byte* values) const;
   Status WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values);
   Status AddToSlot(int slot, const int64_t* rows, int64_t n, const int64_t* values);
+  // So that those of n rows need no more memory, but for a cut's.
+  Status ReserveChange(int64_t n);
   Status ReadWholeSlot(int slot, int64_t capacity, std::byte* values) const;
 
   // ---- whole table ----------------------------------------------------------------------
@@ -168,6 +170,7 @@ class DeviceTable : public Cuttable {
                           const void* values, DType dtype, bool mean, double divisor,
                           DeviceArrays* arrays);
   static size_t AccumulateBytes(int64_t n);
+  static size_t WriteBytes(int64_t n);
   Status CopySlot(const Slot& slot, const int64_t* rows, int64_t n, std::byte* values) const;
   // Of the positions that hold a number the last one's value goes to its row.
   Status ScatterLast(const Row* rows, const DeviceNumbers& numbers, const Slot& slot,

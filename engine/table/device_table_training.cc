@@ -207,11 +207,18 @@ Status DeviceTable::ReadRecords(const int64_t* rows, int64_t n, std::byte* recor
   return CopySlot(WholeRecord(schema_), rows, n, records);
 }
 
+size_t DeviceTable::WriteBytes(int64_t n) { return DistinctBytes(n) + ArrayBytes<uint32_t>(n); }
+
+Status DeviceTable::ReserveChange(int64_t n) {
+  const Lock lock(*this);
+  return Scratch(WriteBytes(n)).status();  // AddToSlot() needs less
+}
+
 Status DeviceTable::WriteSlot(int slot, const int64_t* rows, int64_t n, const std::byte* values) {
   RECIS_RETURN_IF_ERROR(CheckBatch(options_, n));
   const Lock lock(*this, LockToChange());
   RECIS_RETURN_IF_ERROR(CheckSlot(options_, schema_, slot));
-  Result<DeviceArrays> arrays = Scratch(DistinctBytes(n) + ArrayBytes<uint32_t>(n));
+  Result<DeviceArrays> arrays = Scratch(WriteBytes(n));
   if (!arrays.ok()) return arrays.status();
   Result<DistinctRows> found = DistinctOf(rows, n, &arrays.value());
   if (!found.ok()) return found.status();
