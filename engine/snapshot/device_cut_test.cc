@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "cold/log_testing.h"
 #include "device/device_kernels_testing.h"
+#include "device/late_device_testing.h"
 #include "snapshot/part_writer.h"
 #include "table/device_table_testing.h"
 
@@ -104,6 +105,12 @@ void TryAll(const std::shared_ptr<Device>& device) {
 }
 
 TEST(AFileIsThatOfTheTableInMemory) { TryAll(EmulatedDevice()); }
+
+TEST(ALateDeviceWritesTheSameFile) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    SaveWhileItChanges({.dim = 3, .params = kAdam, .streams = 3}, LateDevice(seed), seed, 8);
+  }
+}
 
 TEST(OneThreadALaneWritesTheSameFile) {
   SaveWhileItChanges({.dim = 3, .ids = 10, .range = 12}, EmulatedDevice(LanesKernels()), 1, 4);

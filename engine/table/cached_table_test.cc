@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "device/late_device_testing.h"
 #include "table/device_table_testing.h"
 #include "table/table_store_testing.h"
 
@@ -146,6 +147,17 @@ TEST(AnyBudgetOnTheDeviceHasTheResultsOfMemory) {
     StoredPair({.dtype = dtype, .distribution = Distribution::kConstant}, EmulatedDevice(), ++seed,
                4, 4)
         .Run(100);
+  }
+}
+
+TEST(AnyBudgetHasThoseResultsOnALateDevice) {
+  uint64_t seed = 0;
+  for (const int64_t blocks : {0, 2, 4, 1000}) {
+    for (const RuleParams& params : kRules) {
+      ++seed;
+      StoredPair({.dim = 3, .params = params, .streams = 3}, LateDevice(seed), seed, blocks, 2)
+          .Run(50);
+    }
   }
 }
 

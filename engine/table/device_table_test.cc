@@ -1,5 +1,6 @@
 // A table on the emulated device against the table in memory: the same bits after every call.
 #include "base/thread_pool.h"
+#include "device/late_device_testing.h"
 #include "table/device_table_testing.h"
 
 namespace recis::testing {
@@ -47,6 +48,15 @@ TEST(OneThreadALaneHasTheResultsOfTheTableInMemory) {
     DevicePair({.dtype = dtype, .dim = 19, .params = row_wise, .ids = 12, .range = 12},
                EmulatedDevice(LanesKernels()), 3)
         .Run(12);
+  }
+}
+
+TEST(ALateDeviceHasTheResultsOfTheTableInMemory) {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    const Rule rule = seed % 2 == 0 ? Rule::kAdam : Rule::kRowWiseAdagrad;
+    DevicePair({.dim = 3, .params = {.rule = rule, .step_size = 0.1, .eps = 1e-8}, .streams = 3},
+               LateDevice(seed), seed)
+        .Run(40);
   }
 }
 

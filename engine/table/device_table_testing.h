@@ -24,32 +24,36 @@ struct Setting {
   RuleParams params{};
   int64_t ids = 60;    // in a call
   int64_t range = 80;  // of ids
+  int streams = 1;     // of the calls, at random
 };
 
 inline int64_t Size(const Ids& ids) { return static_cast<int64_t>(ids.size()); }
 
-// An array in memory of the device.
+// An array in memory of the device, written and read on the stream that this thread uses.
 template <class T>
 class OnDevice {
  public:
-  OnDevice(std::shared_ptr<Device> device, const std::vector<T>& values)
+  OnDevice(std::shared_ptr<Device> device, std::vector<T> values)
       : device_(std::move(device)),
-        size_(values.size()),
-        memory_(std::move(DeviceMemory::Get(device_, size_ * sizeof(T)).value())) {
-    EXPECT(device_->space->Copy(data(), values.data(), size_ * sizeof(T), device_->stream).ok());
-    EXPECT(device_->space->Wait(device_->stream).ok());
+        sent_(std::move(values)),
+        memory_(std::move(DeviceMemory::Get(device_, bytes()).value())) {
+    EXPECT(device_->space->Copy(data(), sent_.data(), bytes(), StreamInUse()).ok());
   }
+  ~OnDevice() { (void)device_->space->Wait(StreamInUse()); }  // for what is sent
   T* data() { return reinterpret_cast<T*>(memory_.data()); }
   std::vector<T> Back() {
-    std::vector<T> values(size_);
-    EXPECT(device_->Fetch(data(), size_ * sizeof(T), values.data()).ok());
+    std::vector<T> values(sent_.size());
+    EXPECT(device_->space->Copy(values.data(), data(), bytes(), StreamInUse()).ok());
+    EXPECT(device_->space->Wait(StreamInUse()).ok());
     return values;
   }
 
  private:
-  std::shared_ptr<Device> device_;
-  size_t size_;
-  DeviceMemory memory_;
+  size_t bytes() const { return sent_.size() * sizeof(T); }
+
+  const std::shared_ptr<Device> device_;
+  const std::vector<T> sent_;
+  const DeviceMemory memory_;
 };
 
 inline TableOptions OptionsOf(const Setting& setting, uint64_t seed) {
@@ -66,6 +70,7 @@ class Pair {
  public:
   Pair(const Setting& setting, std::shared_ptr<Device> device, uint64_t seed)
       : setting_(setting), random_(seed), device_(std::move(device)) {}
+  ~Pair() { UseStream(nullptr); }
 
   // With these from now on.
   void Use(std::shared_ptr<Table> table, std::shared_ptr<TableOnDevice> on_device) {
@@ -75,6 +80,8 @@ class Pair {
 
   // Makes a random call. While `saved`, those that must wait for the end of that are left out.
   void Call(bool saved = false) {
+    static char streams[8];
+    if (setting_.streams > 1) UseStream(&streams[random_() % setting_.streams]);
     const uint64_t which = random_() % 12;
     if (which < 4) {
       Train();
