@@ -2,15 +2,19 @@
 
 import os
 from itertools import count
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import settings
 
 import recis
+from recis import Store
 from recis.nn import HashTable
 
 from . import workers
+from .helpers import memory
 
 # Time is not a property: a busy machine must not turn an example red. Derandomized, so that a
 # red run on one machine is red on all. HYPOTHESIS_PROFILE=deep looks further, at new places.
@@ -20,35 +24,70 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "recis"))
 
 _numbers = count()
 
+HOT_BYTES, DEVICE_BYTES = 8192, 256  # of the tables of most tests, some blocks and one or two
+
+
+class Place(NamedTuple):
+    """Where the tables under test live."""
+
+    device: str
+    """As `HashTable` takes it."""
+    in_a_store: bool = False
+    """Whether what the device holds is a small part of a table in a store."""
+
+    def __str__(self) -> str:
+        return f"{self.device}-in-a-store" if self.in_a_store else self.device
+
 
 ON_A_GPU = [pytest.mark.cuda]
 if not (torch.cuda.is_available() and recis.build_info()["cuda"]):
     ON_A_GPU += [pytest.mark.skip(reason="there is no GPU, or no CUDA in torch or in recis")]
-DEVICES = ["cpu", "emulated", pytest.param("cuda", marks=ON_A_GPU)]
+ON_DEVICES = [Place("cpu"), Place("emulated"), pytest.param(Place("cuda"), marks=ON_A_GPU)]
+IN_STORES = [Place("emulated", True), pytest.param(Place("cuda", True), marks=ON_A_GPU)]
 
 
 def pytest_generate_tests(metafunc):
-    """Tests of tables run on each device, unless they are marked `only_on_cpu`."""
-    if "device" in metafunc.fixturenames:
-        only = metafunc.definition.get_closest_marker("only_on_cpu")
-        metafunc.parametrize("device", DEVICES[:1] if only else DEVICES, indirect=True)
+    """Tests run in each place that their tables may be in, but for those that a marker rules out.
+
+    What a test makes without `make_table` is in no store.
+    """
+    if "table_place" in metafunc.fixturenames:
+        marked = metafunc.definition.get_closest_marker
+        places = ON_DEVICES[:1] if marked("only_on_cpu") else ON_DEVICES
+        if "make_table" in metafunc.fixturenames and not (
+            marked("only_on_cpu") or marked("in_no_store")
+        ):
+            places = ON_DEVICES + IN_STORES
+        metafunc.parametrize("table_place", places, indirect=True, ids=str)
 
 
-@pytest.fixture(scope="module")  # what Hypothesis draws for a test is for one device
-def device(request):
-    """Where the tables under test live, as `HashTable` takes it."""
+@pytest.fixture(scope="module")  # what Hypothesis draws for a test is for one place
+def table_place(request):
+    """Where the tables under test live."""
     return request.param
 
 
-@pytest.fixture
-def make_table(device):
-    """Makes tables on the device under test, each with a name of its own."""
+@pytest.fixture(scope="module")
+def device(table_place):
+    """Its device, as `HashTable` takes it."""
+    return table_place.device
 
-    def make(embedding_shape=(4,), **options):
-        options = {"name": f"table-{next(_numbers)}", "device": device, **options}
-        return HashTable(embedding_shape, **options)
 
-    return make
+@pytest.fixture(scope="module")
+def make_table(table_place):
+    """Makes tables in the place under test, each with a name of its own."""
+    with TemporaryDirectory(dir=memory()) as stores:
+
+        def make(embedding_shape=(4,), **options):
+            number = next(_numbers)
+            defaults = {"name": f"table-{number}", "device": table_place.device}
+            if table_place.in_a_store and not {"store", "device"} & options.keys():
+                # A store for each table: another one of the same name is not to find its rows.
+                defaults["store"] = Store(f"{stores}/{number}", hot_bytes=HOT_BYTES)
+                defaults["device_bytes"] = DEVICE_BYTES
+            return HashTable(embedding_shape, **{**defaults, **options})
+
+        yield make
 
 
 @pytest.fixture

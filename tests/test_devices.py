@@ -7,7 +7,7 @@ import torch
 
 from recis import Store, _engine, optim
 from recis._place import _OnCurrentStream
-from recis.nn import FilterHook
+from recis.nn import FilterHook, HashTable
 from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.initializers import NormalInitializer
 from recis.serialize import Loader, Saver
@@ -75,6 +75,7 @@ def test_answers_come_to_the_ids(make_table):
         assert content.device == table.device
 
 
+@pytest.mark.in_no_store("it is in one of its own")
 @pytest.mark.parametrize("device_bytes", [1, 1500, 1 << 20])
 @pytest.mark.parametrize("optimizer", ["nesterov", "row-wise adagrad", "adam"])
 def test_a_table_in_a_store_has_those_bits_whatever_a_device_holds(
@@ -103,13 +104,13 @@ def test_a_table_in_a_store_has_those_bits_whatever_a_device_holds(
     assert by_id(loaded) == of_store
 
 
-def test_what_a_device_holds_is_said_of_a_table_in_a_store_alone(make_table, device, tmp_path):
+def test_what_a_device_holds_is_said_of_a_table_in_a_store_alone(device, tmp_path):
     with Store(tmp_path) as store:
         wrong = {"device_bytes": 1 << 20} if device == "cpu" else {}
         with pytest.raises(ValueError, match=f"device_bytes is for .* on {device} and .*"):
-            make_table(store=store, **wrong)
+            HashTable([4], device=device, store=store, **wrong)
     with pytest.raises(ValueError, match=r"device_bytes is for .* and no store"):
-        make_table(device_bytes=1 << 20)
+        HashTable([4], device=device, device_bytes=1 << 20)
 
 
 def test_a_snapshot_has_the_bytes_of_that_of_a_table_in_memory(make_table, tmp_path):

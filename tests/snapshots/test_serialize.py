@@ -173,13 +173,13 @@ def test_equal_content_gives_equal_bytes(tmp_path, table):
 
 @pytest.mark.parametrize("hot_blocks", [None, 2])
 def test_training_goes_on_while_it_is_saved(tmp_path, table, device, hot_blocks):
-    store = None
+    store, options = None, {}
     if hot_blocks is not None:
-        if device != "cpu":
-            pytest.skip("no store there yet")
-        store = recis.Store(tmp_path / "store", hot_bytes=hot_blocks * 5 * 48)
+        block_bytes = 5 * 48
+        store = recis.Store(tmp_path / "store", hot_bytes=hot_blocks * block_bytes)
+        options = {"store": store, "device_bytes": None if device == "cpu" else block_bytes}
     ids = list(range(-200, 200))
-    made = trained(table(store=store), ids)
+    made = trained(table(**options), ids)
     expected = content(made)
     saver = Saver(path=tmp_path / "saved", hashtables={"t": made}, pool_bytes=1000)
     handle = saver.save_async(3)
