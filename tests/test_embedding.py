@@ -5,11 +5,14 @@ from itertools import count
 import pytest
 import torch
 
+from recis import Store
 from recis.nn import DynamicEmbedding, EmbeddingEngine, EmbeddingOption
 from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.modules.hashtable import filter_out_sparse_param
-from recis.optim import SparseSGD
+from recis.optim import SparseAdam, SparseSGD
 from recis.ragged import RaggedTensor
+
+from .helpers import dump
 
 _names = count()
 _defaults = {"embedding_dim": 2}
@@ -160,6 +163,36 @@ def test_features_of_an_engine(coalesce):
     assert list(only) == ["b"]
 
 
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_an_engine_in_a_store_has_the_results_of_one_in_memory(device, tmp_path, coalesce):
+    names = {name: f"stored{next(_names)}" for name in ("a", "b")}
+    random = torch.Generator().manual_seed(0)
+    batches = [torch.randint(0, 50, (9, 3), generator=random) for _ in range(6)]
+
+    def trained(batches, device="cpu", **where):
+        """What its tables hold after these batches."""
+        features = {
+            name: option(shared_name=shared, device=device, block_size=3)
+            for name, shared in names.items()
+        }
+        engine = EmbeddingEngine(features, coalesce=coalesce, **where)
+        optimizer = SparseAdam(filter_out_sparse_param(engine))
+        for ids in batches:
+            out = engine({"a": ids, "b": ids // 2})
+            (out["a"] - 1).square().sum().add(out["b"].sum()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return {made.name: dump(made.hashtable) for made in engine._tables.values()}
+
+    expected = trained(batches)
+    with Store(tmp_path, hot_bytes=2000) as store:
+        device_bytes = None if device == "cpu" else 500
+        assert trained(batches, device, store=store, device_bytes=device_bytes) == expected
+        store.commit(1)
+    with Store(tmp_path) as store:
+        assert trained([], store=store) == expected
+
+
 def test_ids_that_cannot_share_a_table():
     engine = EmbeddingEngine({"a": option(), "b": option()})
     for ids in [torch.tensor([-1]), torch.tensor([1 << 52])]:
@@ -175,6 +208,18 @@ def test_options_that_contradict_each_other():
                 {"a": option(shared_name="one"), "b": option(shared_name="one", embedding_dim=3)},
                 coalesce=coalesce,
             )
+
+
+def test_a_table_has_its_name_wherever_it_lives(device):
+    names = []
+    for each in ("cpu", device):
+        engine = EmbeddingEngine({"a": option(device=each)})
+        names.append(list(filter_out_sparse_param(engine)))
+        del engine
+    assert names[0] == names[1]
+    if device != "cpu":
+        with pytest.raises(ValueError, match=rf"feature 'b'.*{device}.*cpu.*coalesce=False"):
+            EmbeddingEngine({"a": option(device="cpu"), "b": option()})
 
 
 @pytest.mark.parametrize(

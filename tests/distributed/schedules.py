@@ -2,7 +2,7 @@
 
 A seed gives everything: how many workers there are, their tables, what they do in which order, and
 the batch of each. One process plays it as one of the workers, with its own batches, or as the
-oracle, with those of all of them one after the other.
+oracle, with those of all of them one after the other, which has its tables on the CPU always.
 
 Where a schedule is exact, gradients are small multiples of powers of two and sums of them have
 no rounding, so that any number of workers must come to the same bits.
@@ -70,6 +70,7 @@ class Schedule:
         menu += SOMETIMES if chance.random() < 0.3 else []
         self.operations = ["forward", "backward", "step"]
         self.operations += [chance.choice(menu) for _ in range(LENGTH)]
+        self.on_device = chance.random() < 0.1
 
     def chance(self, k: int, worker: int | None = None) -> random.Random:
         """What is drawn for an operation by all workers alike, or by one of them."""
@@ -271,12 +272,16 @@ class Player:
     def _open(self) -> None:
         self._store: Any = None
         schedule = self.schedule
+        options, device_bytes = schedule.options, None
+        if schedule.on_device and not self._alone:
+            options = {n: replace(option, device="emulated") for n, option in options.items()}
+            device_bytes = schedule.hot_bytes and 1000
         if schedule.hot_bytes:
             path = self._folder / f"store-{self.rank}-of-{self.world}"
             path.parent.mkdir(exist_ok=True)
             self._store = Store.open_common(path, hot_bytes=schedule.hot_bytes)
         self._engine = EmbeddingEngine(
-            schedule.options, coalesce=schedule.coalesce, store=self._store
+            options, coalesce=schedule.coalesce, store=self._store, device_bytes=device_bytes
         )
         self._tables = filter_out_sparse_param(self._engine)
         rule = SparseAdam if schedule.exact else SparseSGD

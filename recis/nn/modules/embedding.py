@@ -210,6 +210,7 @@ class DynamicEmbedding(torch.nn.Module):
         emb_opt: the table, and how rows of ids are combined.
         pg: the process group; None, that of the option, or all workers.
         store: where rows go that memory has no room for; each worker has its own.
+        device_bytes: how many bytes of rows the option's GPU holds of a table in a store.
 
     Example:
         >>> option = EmbeddingOption(embedding_dim=4, shared_name="dynamic_example")
@@ -226,6 +227,7 @@ class DynamicEmbedding(torch.nn.Module):
         pg: dist.ProcessGroup | None = None,
         *,
         store: Store | None = None,
+        device_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self._option = emb_opt
@@ -245,6 +247,7 @@ class DynamicEmbedding(torch.nn.Module):
             grad_reduce_by=emb_opt.grad_reduce_by,
             filter_hook=emb_opt.filter_hook,
             store=store,
+            device_bytes=device_bytes,
         )
 
     @property

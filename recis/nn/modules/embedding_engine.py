@@ -42,9 +42,11 @@ class EmbeddingEngine(torch.nn.Module):
         coalesce: whether features share tables. Their ids are then in [0, 2**52); otherwise each
             `shared_name` has a table of its own, of any int64 ids.
         store: where rows go that memory has no room for; each worker has its own.
+        device_bytes: how many bytes of rows of each table their GPU holds, if they are in a store.
 
     Raises:
-        ValueError: options of one `shared_name` differ in more than how ids are combined.
+        ValueError: options of one `shared_name` differ in more than how ids are combined, or
+            those of one table in their device.
 
     Example:
         >>> engine = EmbeddingEngine(
@@ -65,6 +67,7 @@ class EmbeddingEngine(torch.nn.Module):
         *,
         coalesce: bool = True,
         store: Store | None = None,
+        device_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self._options = dict(emb_options)
@@ -72,7 +75,7 @@ class EmbeddingEngine(torch.nn.Module):
         self._parts = _parts_of(self._options, coalesce)
         self._tables = torch.nn.ModuleDict(
             {
-                name: DynamicEmbedding(option, self._group, store=store)
+                name: DynamicEmbedding(option, self._group, store=store, device_bytes=device_bytes)
                 for name, option in _tables_of(self._options, coalesce).items()
             }
         )
@@ -185,7 +188,13 @@ def _tables_of(options: dict[str, EmbeddingOption], coalesce: bool) -> dict[str,
                 f"feature {feature!r}: the options of another with the shared_name {shared!r} "
                 f"make another table than {info}"
             )
-        sharing.setdefault(_table_name(option, coalesce), []).append(option)
+        members = sharing.setdefault(_table_name(option, coalesce), [])
+        if members and members[0].coalesced_info() != info:
+            raise ValueError(
+                f"feature {feature!r}: on {option.device}, but the features it would share a table "
+                f"with are on {members[0].device}: put them on one device, or take coalesce=False"
+            )
+        members.append(option)
     return {
         name: replace(
             members[0],
@@ -210,7 +219,9 @@ def _parts_of(options: dict[str, EmbeddingOption], coalesce: bool) -> list[_Part
 def _table_name(option: EmbeddingOption, coalesce: bool) -> str:
     if not coalesce:
         return option.shared_name
-    return f"CoalescedHashtable_{hashlib.sha256(option.coalesced_info().encode()).hexdigest()}"
+    # Wherever it lives: workers have GPUs of their own, and what is saved comes back to others.
+    info = replace(option, device="cpu").coalesced_info()
+    return f"CoalescedHashtable_{hashlib.sha256(info.encode()).hexdigest()}"
 
 
 def _cat(ids: list[Tensor]) -> Tensor:
