@@ -91,6 +91,21 @@ def make_table(table_place):
 
 
 @pytest.fixture
+def make_table_in(device):
+    """`make_table_in(store, ...)`: a table of it, of which the device under test holds a little.
+
+    In no store, it is on the CPU, for comparison.
+    """
+
+    def make(store, name="t", shape=(4,), **options):
+        if store is not None and device != "cpu":
+            options = {"device": device, "device_bytes": DEVICE_BYTES, **options}
+        return HashTable(shape, name=name, store=store, **options)
+
+    return make
+
+
+@pytest.fixture
 def run_workers(tmp_path):
     """`run(program, count, *arguments)` runs Python source as the workers of a group."""
 

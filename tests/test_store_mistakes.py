@@ -21,10 +21,6 @@ from recis.store import _bytes
 from .helpers import dump, long
 
 
-def table_in(store, name="t", shape=(4,), **options):
-    return HashTable(shape, name=name, store=store, **options)
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "store"
@@ -34,7 +30,7 @@ def path(tmp_path):
 def committed(path):
     """The path of a store with three rows, closed."""
     with Store(path) as store:
-        table_in(store)(long(1, 2, 3))
+        HashTable([4], name="t", store=store)(long(1, 2, 3))
         store.commit(7, "seven")
     return path
 
@@ -129,36 +125,38 @@ def test_a_state_of_a_later_version_is_refused(path):
         ({"dtype": torch.float64}, ["'t'", "float32 [4]", "float64 [4]"]),
     ],
 )
-def test_another_schema_is_named(committed, options, words):
+def test_another_schema_is_named(make_table_in, committed, options, words):
     with Store(committed) as store:
         with pytest.raises(ValueError) as error:
-            table_in(store, **options)
+            make_table_in(store, **options)
         assert [word for word in words if word not in str(error.value)] == []
-        assert len(table_in(store)) == 3
+        assert len(make_table_in(store)) == 3
 
 
 @pytest.mark.parametrize("options", [{"seed": 1}, {"block_size": 7}], ids=str)
-def test_a_table_of_an_open_store_is_made_again_as_it_was_or_not_at_all(committed, options):
+def test_a_table_of_an_open_store_is_made_again_as_it_was_or_not_at_all(
+    make_table_in, committed, options
+):
     with Store(committed) as store:
-        table_in(store)
+        make_table_in(store)
         with pytest.raises(ValueError, match=r"'t' .*another block_size, initializer or seed"):
-            table_in(store, **options)
-        assert len(table_in(store)) == 3
+            make_table_in(store, **options)
+        assert len(make_table_in(store)) == 3
     with Store(committed) as store:
-        assert len(table_in(store, **options)) == 3
+        assert len(make_table_in(store, **options)) == 3
 
 
-def test_a_budget_below_one_block_is_named(path):
+def test_a_budget_below_one_block_is_named(make_table_in, path):
     store = Store(path, hot_bytes=79)
     with pytest.raises(ValueError, match=r"79 bytes has no room.*80 bytes.*raise hot_bytes"):
-        table_in(store)
+        make_table_in(store)
     assert store.tables() == []
-    assert len(table_in(store, block_size=1)) == 0
+    assert len(make_table_in(store, block_size=1)) == 0
 
 
-def test_a_slot_the_budget_has_no_room_for_changes_nothing(path):
+def test_a_slot_the_budget_has_no_room_for_changes_nothing(make_table_in, path):
     store = Store(path, hot_bytes=100)
-    table = table_in(store)
+    table = make_table_in(store)
     table(torch.arange(20))
     before = dump(table)
     with pytest.raises(ValueError, match=r"no room.*raise hot_bytes"):
@@ -168,20 +166,20 @@ def test_a_slot_the_budget_has_no_room_for_changes_nothing(path):
     assert len(table) == 30
 
 
-def test_a_name_twice_is_refused_also_in_one_store(path):
+def test_a_name_twice_is_refused_also_in_one_store(make_table_in, path):
     store = Store(path)
-    table = table_in(store)
+    table = make_table_in(store)
     table(long(1))
     with pytest.raises(ValueError, match="named 't' already"):
-        table_in(store)
+        make_table_in(store)
     assert table.ids().tolist() == [1]
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_table_that_cannot_be_made_leaves_no_trace(path, there):
+def test_a_table_that_cannot_be_made_leaves_no_trace(make_table_in, path, there):
     store = Store(path, hot_bytes=8000)
     if there:
-        table_in(store)(long(1, 2))
+        make_table_in(store)(long(1, 2))
     elsewhere = HashTable([4], name="taken")
     failures = {
         "taken": {},
@@ -190,27 +188,27 @@ def test_a_table_that_cannot_be_made_leaves_no_trace(path, there):
     }
     for name, options in failures.items():
         with pytest.raises(ValueError) as error:
-            table_in(store, name, **options)
+            make_table_in(store, name, **options)
         assert store.tables() == (["t"] if there else []), error
         assert (store.stats()["hot_bytes"] > 0) == there
     assert HashTable([4], name="child").ids().tolist() == []
     # Another seed than that of the table that was not made; none, if it was there before.
-    again = table_in(store, seed=0 if there else 1)
+    again = make_table_in(store, seed=0 if there else 1)
     assert sorted(again.ids().tolist()) == ([1, 2] if there else [])
     assert elsewhere.ids().tolist() == []
 
 
-def test_a_store_must_be_one():
+def test_a_store_must_be_one(make_table_in):
     with pytest.raises(TypeError, match="store must be Store or None"):
-        table_in("path")
+        make_table_in("path")
 
 
 # ---- using ----
 
 
-def test_a_closed_store_says_so(path):
+def test_a_closed_store_says_so(make_table_in, path):
     store = Store(path)
-    table = table_in(store)
+    table = make_table_in(store)
     table(long(1))
     store.close()
     store.close()
@@ -226,7 +224,7 @@ def test_a_closed_store_says_so(path):
         lambda: store.epochs(),
         lambda: store.tables(),
         lambda: store.stats(),
-        lambda: table_in(store, "other"),
+        lambda: make_table_in(store, "other"),
     ]
     for use in uses:
         with pytest.raises(RuntimeError, match="closed"):
@@ -250,7 +248,7 @@ def test_a_step_that_is_no_int64_commits_nothing(committed, step):
         assert store.epoch == 1
 
 
-def test_read_only_reads_beside_a_writer_and_changes_nothing(committed):
+def test_read_only_reads_beside_a_writer_and_changes_nothing(make_table_in, committed):
     reader = """
 from recis.nn import HashTable
 import torch
@@ -272,33 +270,33 @@ for change in changes:
         assert "read-only" in str(error), error
 """
     with Store(committed) as store:
-        table = table_in(store)
+        table = make_table_in(store)
         table(torch.arange(100))
         run = in_a_child(reader, committed)
         store.commit(8)
     assert run.stdout == "7 seven [3, 2, 1] torch.Size([4, 4])\n", run.stderr
 
 
-def test_a_scratch_store_is_wiped_and_cannot_be_committed(path, caplog):
+def test_a_scratch_store_is_wiped_and_cannot_be_committed(make_table_in, path, caplog):
     with caplog.at_level(logging.WARNING):
         store = Store(path, hot_bytes=400, durability="scratch")
     assert str(path) in caplog.text
     assert "wiped" in caplog.text
-    table = table_in(store)
+    table = make_table_in(store)
     table(torch.arange(100))
     assert table.stats()["cold_rows"] > 50
     with pytest.raises(RuntimeError, match="scratch"):
         store.commit(1)
     del table
     store.close()
-    assert len(table_in(Store(path, durability="scratch"))) == 0
+    assert len(make_table_in(Store(path, durability="scratch"))) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_is_refused_and_does_no_harm(committed):
+def test_a_forked_child_is_refused_and_does_no_harm(make_table_in, committed):
     with Store(committed, hot_bytes=400) as store:
-        table = table_in(store)
+        table = make_table_in(store)
         table(torch.arange(100))
         read, write = os.pipe()
         if (child := os.fork()) == 0:
@@ -321,14 +319,14 @@ def test_a_forked_child_is_refused_and_does_no_harm(committed):
         store.commit(9)
     del table
     with Store(committed) as store:
-        assert len(table_in(store)) == 200
+        assert len(make_table_in(store)) == 200
 
 
 # ---- crashes and failures ----
 
 
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_a_crash_loses_what_came_after_the_last_commit_and_nothing_else(path, end):
+def test_a_crash_loses_what_came_after_the_last_commit_and_nothing_else(make_table_in, path, end):
     trainer = f"""
 import os, signal, torch
 from recis.nn import FilterHook, HashTable
@@ -346,14 +344,14 @@ for step in range(7):
     run = in_a_child(trainer, path)
     assert run.returncode == (3 if "exit" in end else -signal.SIGKILL), run.stderr
     options = {"filter_hook": FilterHook("GlobalStepFilter")}
-    twin = table_in(None, "twin", **options)
+    twin = make_table_in(None, "twin", **options)
     optimizer = SparseAdam({"t": twin.table})
     for step in range(5):
         twin(torch.arange(step * 20, step * 20 + 100)).sum().backward()
         optimizer.step(), optimizer.zero_grad()
     with Store(path) as store:
         assert store.step == 4
-        table = table_in(store, **options)
+        table = make_table_in(store, **options)
         assert dump(table) == dump(twin)
         resumed = SparseAdam({"t": table.table})
         resumed.load_state_dict(store.state()["optimizer"])
@@ -374,9 +372,9 @@ def files_no_larger_than(size):
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_is_full_leaves_the_last_commit_and_training_goes_on(committed):
+def test_a_disk_that_is_full_leaves_the_last_commit_and_training_goes_on(make_table_in, committed):
     with Store(committed) as store:
-        table = table_in(store)
+        table = make_table_in(store)
         with files_no_larger_than((committed / "data.mdb").stat().st_size + (64 << 10)):
             table(torch.arange(20_000))
             with pytest.raises(OSError, match=str(committed)):
@@ -387,5 +385,5 @@ def test_a_disk_that_is_full_leaves_the_last_commit_and_training_goes_on(committ
         assert store.commit(9) == 2  # there is room again
     del table
     with Store(committed) as store:
-        table = table_in(store)
+        table = make_table_in(store)
         assert (dump(table)["ids"], dump(table)["slot embedding"]) == expected
