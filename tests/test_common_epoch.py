@@ -9,7 +9,7 @@ import torch
 
 from recis import Store
 from recis._common_epoch import common_epoch
-from recis.nn import FilterHook, HashTable
+from recis.nn import FilterHook
 from recis.nn.modules.hashtable import gen_slice
 
 FIRST = [(1, 10)]
@@ -69,19 +69,31 @@ def test_a_store_that_one_worker_cannot_open(monkeypatch):
         common_epoch("s", OSError("no disk"), None)
 
 
-def make(store, part=(0, 2)):
-    return HashTable([2], name="common", slice=gen_slice(*part), store=store)
+@pytest.fixture
+def make(make_table_in):
+    """Makes the table of a worker."""
+
+    def make(store, part=(0, 2), **options):
+        return make_table_in(store, "common", [2], slice=gen_slice(*part), **options)
+
+    return make
 
 
-def commit(path, *steps, part=(0, 2)):
-    with Store(path) as store:
-        table = make(store, part)
-        for step in steps:
-            table(torch.arange(step))
-            store.commit(step, {"at": step})
+@pytest.fixture
+def commit(make):
+    """Trains and commits these steps of a worker."""
+
+    def commit(path, *steps, part=(0, 2)):
+        with Store(path) as store:
+            table = make(store, part)
+            for step in steps:
+                table(torch.arange(step))
+                store.commit(step, {"at": step})
+
+    return commit
 
 
-def test_what_came_later_is_dropped(tmp_path, monkeypatch, caplog):
+def test_what_came_later_is_dropped(commit, make, tmp_path, monkeypatch, caplog):
     commit(tmp_path / "s", 10, 20)
     other = [(1, 10)]
     monkeypatch.setattr("recis._common_epoch.gather", lambda mine, group: [mine, other])
@@ -101,7 +113,7 @@ def test_what_came_later_is_dropped(tmp_path, monkeypatch, caplog):
     assert "step 10, epoch 1, is dropped" in caplog.text
 
 
-def test_nothing_is_dropped_without_agreement(tmp_path, monkeypatch):
+def test_nothing_is_dropped_without_agreement(commit, tmp_path, monkeypatch):
     commit(tmp_path / "s", 10, 20)
     monkeypatch.setattr("recis._common_epoch.gather", lambda mine, group: [mine, [(7, 70)]])
     with pytest.raises(RuntimeError, match=r"epoch 7\) of worker 1"):
@@ -119,7 +131,7 @@ def test_without_a_group_it_is_a_store(tmp_path):
         assert store.step == 5
 
 
-def test_another_number_of_workers_is_refused(tmp_path):
+def test_another_number_of_workers_is_refused(commit, make, tmp_path):
     commit(tmp_path / "s", 10, part=(1, 4))
     words = r"'common'.*Slice\(16384, 32768, 65536\).*Slice\(32768, 65536, 65536\).*snapshot"
     with Store(tmp_path / "s") as store:
@@ -132,10 +144,10 @@ def test_another_number_of_workers_is_refused(tmp_path):
         make(store, (1, 2))
 
 
-def test_a_table_that_could_not_be_made_leaves_no_slices(tmp_path):
+def test_a_table_that_could_not_be_made_leaves_no_slices(make, tmp_path):
     with Store(tmp_path / "s") as store:
         with pytest.raises((KeyError, ValueError), match="Nobody"):
-            HashTable([2], name="common", store=store, filter_hook=FilterHook("Nobody"))
+            make(store, filter_hook=FilterHook("Nobody"))
         make(store, (1, 4))
         store.commit(1)
 

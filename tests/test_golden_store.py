@@ -23,20 +23,20 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("expected", EXPECTED, ids=lambda expected: f"epoch {expected['epoch']}")
 @pytest.mark.parametrize("read_only", [True, False])
-def test_both_epochs_hold_what_they_held(path, expected, read_only):
+def test_both_epochs_hold_what_they_held(make_table_in, path, expected, read_only):
     with Store(path, epoch=expected["epoch"], read_only=read_only) as store:
         assert store.step == expected["step"]
         state = store.state()
         assert state["dense"].tolist() == list(range(expected["step"]))
         assert (state["step"], state["nested"]) == (expected["step"], [{"lr": 0.1}, None, "é"])
         assert store.tables() == ["users"]
-        assert content(HashTable([3], name="users", store=store)) == expected["table"]
+        assert content(make_table_in(store, "users", [3])) == expected["table"]
 
 
-def test_freed_rows_come_back_in_the_same_order_and_the_store_goes_on(path):
+def test_freed_rows_come_back_in_the_same_order_and_the_store_goes_on(make_table_in, path):
     fresh = torch.arange(1000, 1030)
     with Store(path, hot_bytes=1024) as store:
-        table = HashTable([3], name="users", store=store)
+        table = make_table_in(store, "users", [3])
         table(fresh)
         assert table.table.rows_of(fresh).tolist() == EXPECTED[-1]["next rows"]
         assert store.commit(30) == EXPECTED[-1]["epoch"] + 1

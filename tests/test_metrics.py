@@ -26,12 +26,14 @@ def samples(text):
 
 
 @pytest.fixture
-def users(tmp_path):
+def users(device, tmp_path):
     """A table in a store, with three rows, that was asked for five ids."""
     with Store(tmp_path / "store") as store:
-        made = DynamicEmbedding(
-            EmbeddingOption(shared_name="metered", embedding_dim=4), store=store
+        option = EmbeddingOption(
+            shared_name="metered", embedding_dim=4, block_size=5, device=device
         )
+        device_bytes = None if device == "cpu" else 100
+        made = DynamicEmbedding(option, store=store, device_bytes=device_bytes)
         made(torch.tensor([[1, 2, 2], [1, -3, 1]]))
         store.commit(1)
         made.eval()(torch.tensor([7, 1]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recis import Store, optim
-from recis.nn import FilterHook, HashTable
+from recis.nn import FilterHook
 from recis.nn.initializers import NormalInitializer
 
 from .helpers import bits, train
@@ -77,18 +77,18 @@ class Reader:
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(make_table_in, tmp_path):
     """A closed store, and what was in its table when it was committed."""
     with Store(tmp_path / "store", hot_bytes=4096) as store:
-        table = HashTable(
+        table = make_table_in(
+            store,
+            "users",
             [3],
-            name="users",
             dtype=torch.bfloat16,
             initializer=NormalInitializer(),
             filter_hook=FilterHook("GlobalStepFilter"),
-            store=store,
         )
-        HashTable([1], name="others", store=store)(torch.arange(5))
+        make_table_in(store, "others", [1])(torch.arange(5))
         optimizer = optim.SparseAdam({"users": table.table})
         for i in range(6):
             ids = torch.arange(i * 100 - 300, i * 100 + 50)

@@ -57,19 +57,23 @@ def chain(tmp_path):
     return root
 
 
-@pytest.fixture
-def store(tmp_path):
-    """A store with optimizer slots, hooks and a state, committed at step 12."""
-    path = tmp_path / "store"
+def fill(path, **where):
+    """Makes a store with optimizer slots, hooks and a state, committed at step 12."""
     with Store(path) as opened:
         hook = FilterHook("GlobalStepFilter", {"filter_step": 9})
-        table = HashTable([4], name="users", store=opened, filter_hook=hook)
+        table = HashTable([4], name="users", store=opened, filter_hook=hook, **where)
         optimizer = optim.SparseAdam({"users": table.table})
         table(torch.arange(-300, 300)).sum().backward()
         optimizer.step()
         table(torch.arange(295, 310), admit_hook=FrequencyAdmitHook(3))
         opened.commit(12, {"lr": 0.5, "weights": [torch.ones(3)]})
     return path
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Of a table on the CPU."""
+    return fill(tmp_path / "store")
 
 
 def run(*arguments, code=0):
@@ -406,6 +410,16 @@ def test_a_store_comes_back_from_its_snapshot(store, tmp_path):
     assert str(states[0]) == str(states[1])
     # The sightings of ids 300 to 309 are among them.
     assert "FrequencyAdmit" in str(states[0])
+
+
+def test_a_store_does_not_tell_where_its_table_was(store, device, tmp_path):
+    device_bytes = None if device == "cpu" else 1000
+    other = fill(tmp_path / "other", device=device, device_bytes=device_bytes)
+    run("diff", store, other)
+    run("save", other, tmp_path / "snapshots")
+    run("load", tmp_path / "snapshots", tmp_path / "again")
+    run("diff", store, tmp_path / "again")
+    run("verify", other)
 
 
 def test_a_resharded_snapshot_loads_as_well(store, tmp_path):

@@ -44,7 +44,14 @@ class Training:
         random.seed(2)
         np.random.seed(3)
         hook = FilterHook("GlobalStepFilter", {"filter_step": 3})
-        self.table = HashTable([4], name="resumed", filter_hook=hook, store=store, device=device)
+        self.table = HashTable(
+            [4],
+            name="resumed",
+            filter_hook=hook,
+            store=store,
+            device=device,
+            device_bytes=None if store is None or device == "cpu" else 300,
+        )
         self.model = torch.nn.ModuleDict({"table": self.table, "dense": torch.nn.Linear(4, 1)})
         sparse = SparseAdamW(filter_out_sparse_param(self.model))
         self.optimizers = [sparse, torch.optim.Adam(self.model["dense"].parameters())]
@@ -140,8 +147,8 @@ def test_another_process_goes_on_bit_for_bit(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(found, training.state(), strict=True))
 
 
-def test_tables_in_a_store(tmp_path):
-    """Memory has room for two of the blocks; the same bits come of it."""
+def test_tables_in_a_store(tmp_path, device):
+    """Memory has room for two of the blocks, a device for one; the same bits come of it."""
     training = Training(tmp_path / "memory")
     for _ in range(11):
         training.step()
@@ -149,7 +156,7 @@ def test_tables_in_a_store(tmp_path):
     del training
     for folder, count in [("a", 10), ("b", 2)]:
         with Store(tmp_path / folder, hot_bytes=600) as store:
-            training = Training(tmp_path / "run", store, deltas=1, max_keep=9)
+            training = Training(tmp_path / "run", store, device, deltas=1, max_keep=9)
             assert training.manager.restore() == (9 if folder == "b" else None)
             for _ in range(count):
                 training.step()
