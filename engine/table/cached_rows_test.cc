@@ -53,7 +53,8 @@ TEST(TheColdestAreNeitherKeptNorPending) {
   rows.Touch(0);
   rows.MarkPending(1);
   EXPECT_EQ(rows.Coldest(2, {2}), Frames({3, 4}));
-  EXPECT_EQ(rows.Coldest(9, {2}).size(), 4u);  // each once
+  EXPECT_EQ(rows.Coldest(9, {1, 2}).size(), 4u);  // each once
+  EXPECT_EQ(rows.Coldest(9, {2}).size(), 4u);     // the first is still pending
   rows.ClearPending();
   EXPECT_EQ(rows.Coldest(9, {}).size(), 6u);
 }
