@@ -300,6 +300,15 @@ TEST(AClearedTableForgetsWhichRowsHadAGradient) {
   EXPECT_EQ(at.table->OfCache().promotes, promotes + 20);
 }
 
+TEST(ABatchOfBeforeATableWasClearedTakesNoGradient) {
+  Fixture at;
+  const auto batch = Lookup(*at.table, Range(0, 10));
+  Ok(at.table->Clear());
+  Lookup(*at.table, Range(100, 110));  // in the rows of those
+  Accumulate(*at.table, batch);
+  EXPECT_EQ(Value(at.table->GradientRows()), 0);
+}
+
 TEST(WhatIsOnTheDeviceIsNotReadFromTheStore) {
   Fixture at(4, BytesOf(1));
   Lookup(*at.table, Range(0, 20));

@@ -130,6 +130,21 @@ void Train(DeviceTable& table) {
   EXPECT(table.ClearGradient().ok());
 }
 
+TEST(ABatchOfBeforeATableWasClearedTakesNoGradient) {
+  Watched at(2);
+  Values out(20);
+  const auto lookup = [&](int64_t first) {
+    const Ids ids = Range(first, first + 10);
+    return at.table->Lookup(ids.data(), 10, nullptr, reinterpret_cast<std::byte*>(out.data()))
+        .value();
+  };
+  const auto batch = lookup(0);
+  EXPECT(at.table->Clear().ok());
+  lookup(100);  // in the rows of those
+  EXPECT(at.table->Accumulate(*batch, out.data(), DType::kFloat32, false, 1).ok());
+  EXPECT_EQ(at.table->GradientRows().value(), 0);
+}
+
 TEST(NotingWhatChangesWaitsForNothing) {
   Watched at(2);
   EXPECT(at.table->Track(true).ok());
