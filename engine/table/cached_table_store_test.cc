@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/env_testing.h"
+#include "device/late_device_testing.h"
 #include "table/cached_table.h"
 #include "table/table_store_testing.h"
 
@@ -456,6 +457,28 @@ TEST(WhatTheDeviceHasNoMemoryForTheTableAnswers) {
   EXPECT_LT(2 * kBatch, stats.rows);
   EXPECT_LT(stats.rows, 20 * kBatch);
   store->Close();
+}
+
+TEST(MoreThanIsCopiedAtATimeComesPieceByPiece) {
+  constexpr int64_t kWide = 4096, kRows = 1200;  // three pieces
+  TableOptions options = Options();
+  options.shape = {kWide};
+  const Ids ids = Range(0, kRows);
+  Values out(kWide * kRows), expected(kWide * kRows);
+  Ok(Table::Make(options)
+         .value()
+         ->Lookup(ids.data(), kRows, nullptr, Bytes(expected), false)
+         .status());
+  for (uint64_t seed = 0; seed < 3; ++seed) {
+    const TemporaryDirectory directory;
+    const auto store = Open(directory.path(), int64_t{1} << 30);
+    const auto device = LateDevice(seed);
+    const auto table = Value(CachedTable::Make(options, store, device, 1));
+    Ok(table->Lookup(ids.data(), kRows, nullptr, Bytes(out)).status());
+    Ok(device->space->Wait(StreamInUse()));
+    EXPECT(out == expected, seed);
+    store->Close();
+  }
 }
 
 TEST(TheDeviceTakesNoMemoryForMoreThanItsPart) {
