@@ -60,6 +60,19 @@ TEST(FreedRowsComeBackFirstTheLastFreedFirst) {
   }
 }
 
+TEST(AFreedRowHasARecordOfZeros) {
+  constexpr size_t kBytes = 48;
+  for (const NamedKernels& on : AllKernels()) {
+    PlainTable table(4, 64, kBytes);
+    std::fill(table.new_record.begin(), table.new_record.end(), std::byte{1});
+    table.Admit(*on.kernels, {10, 11, 12});
+    table.Evict(*on.kernels, {11});  // row 1
+    for (size_t i = 0; i < 3 * kBytes; ++i) {
+      EXPECT_EQ(table.records[i], std::byte{i / kBytes != 1}, on.name, i);
+    }
+  }
+}
+
 // The narrow races: many tiles want the same few places.
 TEST(AnIndexAtItsLoadHoldsEveryId) {
   SetThreadCount(4);
