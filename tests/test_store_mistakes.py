@@ -35,9 +35,10 @@ def committed(path):
     return path
 
 
-def in_a_child(code, *arguments):
-    """Runs Python that knows `path`, in a process of its own."""
-    script = f"import sys\npath = sys.argv[1]\nfrom recis import Store\n{code}"
+def in_a_child(code, *arguments, device="cpu"):
+    """Runs Python that knows `path` and `where`, in a process of its own."""
+    where = {} if device == "cpu" else {"device": device, "device_bytes": 300}
+    script = f"import sys\npath = sys.argv[1]\nwhere = {where}\nfrom recis import Store\n{code}"
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
@@ -248,19 +249,19 @@ def test_a_step_that_is_no_int64_commits_nothing(committed, step):
         assert store.epoch == 1
 
 
-def test_read_only_reads_beside_a_writer_and_changes_nothing(make_table_in, committed):
+def test_read_only_reads_beside_a_writer_and_changes_nothing(make_table_in, device, committed):
     reader = """
 from recis.nn import HashTable
 import torch
 store = Store(path, read_only=True)
-table = HashTable([4], name="t", store=store)
+table = HashTable([4], name="t", store=store, **where)
 ids = torch.tensor([1, 2, 3, 4])
 table.eval()
 print(store.step, store.state(), table.ids().tolist(), table(ids).shape)
 changes = [
     lambda: table.train()(ids), lambda: table.insert(ids, torch.ones(4, 4)),
     lambda: table.evict(ids), lambda: table.clear(), lambda: store.commit(1),
-    lambda: HashTable([4], name="new", store=store).train()(ids),
+    lambda: HashTable([4], name="new", store=store, **where).train()(ids),
 ]
 for change in changes:
     try:
@@ -272,7 +273,7 @@ for change in changes:
     with Store(committed) as store:
         table = make_table_in(store)
         table(torch.arange(100))
-        run = in_a_child(reader, committed)
+        run = in_a_child(reader, committed, device=device)
         store.commit(8)
     assert run.stdout == "7 seven [3, 2, 1] torch.Size([4, 4])\n", run.stderr
 
@@ -326,13 +327,14 @@ def test_a_forked_child_is_refused_and_does_no_harm(make_table_in, committed):
 
 
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_a_crash_loses_what_came_after_the_last_commit_and_nothing_else(make_table_in, path, end):
+def test_a_crash_loses_what_came_after_the_last_commit_and_nothing_else(device, path, end):
     trainer = f"""
 import os, signal, torch
 from recis.nn import FilterHook, HashTable
 from recis.optim import SparseAdam
 store = Store(path, hot_bytes=2000)
-table = HashTable([4], name="t", store=store, filter_hook=FilterHook("GlobalStepFilter"))
+hook = FilterHook("GlobalStepFilter")
+table = HashTable([4], name="t", store=store, filter_hook=hook, **where)
 optimizer = SparseAdam({{"t": table.table}})
 for step in range(7):
     table(torch.arange(step * 20, step * 20 + 100)).sum().backward()
@@ -341,17 +343,17 @@ for step in range(7):
         store.commit(step, {{"optimizer": optimizer.state_dict()}})
 {end}
 """
-    run = in_a_child(trainer, path)
+    run = in_a_child(trainer, path, device=device)
     assert run.returncode == (3 if "exit" in end else -signal.SIGKILL), run.stderr
     options = {"filter_hook": FilterHook("GlobalStepFilter")}
-    twin = make_table_in(None, "twin", **options)
+    twin = HashTable([4], name="twin", **options)
     optimizer = SparseAdam({"t": twin.table})
     for step in range(5):
         twin(torch.arange(step * 20, step * 20 + 100)).sum().backward()
         optimizer.step(), optimizer.zero_grad()
     with Store(path) as store:
         assert store.step == 4
-        table = make_table_in(store, **options)
+        table = HashTable([4], name="t", store=store, **options)
         assert dump(table) == dump(twin)
         resumed = SparseAdam({"t": table.table})
         resumed.load_state_dict(store.state()["optimizer"])

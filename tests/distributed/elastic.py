@@ -63,7 +63,10 @@ class Training:
         torch.manual_seed(1)
         grouped = dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+        # Of its two tables in a store, every other worker has a little on a device.
+        on_device = store is not None and self.rank % 2 == 1
         common = {
+            "device": "emulated" if on_device else "cpu",
             "embedding_dim": 3,
             "block_size": 4,
             "initializer": TruncNormalInitializer(std=1.0),
@@ -75,7 +78,7 @@ class Training:
                 shared_name="items", admit_hook=FrequencyAdmitHook(2), **common
             ),
         }
-        self.engine = EmbeddingEngine(options, store=store)
+        self.engine = EmbeddingEngine(options, store=store, device_bytes=500 if on_device else None)
         self.layer = torch.nn.Linear(6, 1)
         self._layer = self.layer
         if grouped:  # otherwise it puts gradients into another order after its first step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,6 +88,8 @@ def train(seed: int, world: int = 1, rank: int = 0):
     """What the tables of this worker hold after some steps, and its outputs."""
     gc.collect()  # torch may still hold the frame that made the optimizer before, and its tables
     features, coalesce = options(seed)
+    if rank % 2 == 1:  # whose tables are on a device: nobody else can tell
+        features = {name: replace(each, device="emulated") for name, each in features.items()}
     engine = EmbeddingEngine(features, coalesce=coalesce)
     optimizer = SparseAdam(filter_out_sparse_param(engine), lr=0.1)
     averaged = next(iter(features.values())).grad_reduce_by == "id"
