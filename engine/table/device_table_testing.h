@@ -241,7 +241,10 @@ class Pair {
     if (random_() % 2 == 0) EvictSome();
     EXPECT(table_->AdmitFound(*batch, admit.get()).ok());
     EXPECT(on_device_->AdmitFound(*device_batch, admit.get()).ok());
-    if (random_() % 2 == 0) EvictSome();
+    if (random_() % 2 == 0) {
+      EvictSome();
+      if (random_() % 2 == 0) InsertSome();  // some are in the rows of those
+    }
     Bytes out(ids.size() * EmbeddingBytes());
     OnDevice<std::byte> device_out = There(out);
     EXPECT(table_->Gather(*batch, out.data(), false).ok());
