@@ -1,5 +1,6 @@
 """Tables on devices: what they have in common with those in memory and in stores, and what not."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,27 @@ def test_a_table_in_a_store_has_those_bits_whatever_a_device_holds(
     OPTIMIZERS[optimizer][0]({"t": loaded.table}, **OPTIMIZERS[optimizer][1])
     Loader(tmp_path / "snapshots", hashtables={"t": loaded}).load()
     assert by_id(loaded) == of_store
+
+
+@pytest.mark.in_no_store("it is in one of its own")
+def test_prefetched_rows_come_to_the_device_before_they_are_looked_up(make_table, device, tmp_path):
+    if device == "cpu":
+        pytest.skip("there they come to memory: test_store.py")
+    ids = torch.arange(50, device=make_table().device)
+    with Store(tmp_path) as store:
+        table = make_table(name="t", store=store, device_bytes=1 << 20)
+        before = table(ids).detach()
+        store.commit(1)
+    del table
+    with Store(tmp_path) as store:
+        table = make_table(name="t", store=store, device_bytes=1 << 20)
+        table.prefetch(ids)
+        until = time.monotonic() + 60
+        while table.stats()["device_rows"] < 50 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert table.stats()["device_promotes"] == 50
+        assert torch.equal(table(ids), before)
+        assert table.stats()["device_promotes"] == 50
 
 
 def test_what_a_device_holds_is_said_of_a_table_in_a_store_alone(device, tmp_path):

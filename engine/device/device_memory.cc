@@ -4,12 +4,37 @@
 
 namespace recis {
 
+namespace {
+// Where the device cannot keep the order, the host does.
+void Order(Space& space, Stream before, Stream after) {
+  if (!space.Order(before, after).ok()) static_cast<void>(space.Wait(before));
+}
+}  // namespace
+
 void Device::GoOnAt(Stream next) {
   const Stream before = stream;
   if (before == next) return;
-  // Where the device cannot keep the order, the host does.
-  if (!space->Order(before, next).ok()) static_cast<void>(space->Wait(before));
+  Order(*space, before, next);
   stream = next;  // not sooner: memory that is given back now may still be in use on the other
+}
+
+Status Device::MakeOwnStream() {
+  if (own_stream != nullptr) return {};
+  Result<Stream> made = space->NewStream();
+  if (made.ok()) own_stream = made.value();
+  return made.status();
+}
+
+OnOwnStream::OnOwnStream(Device& device, For whom)
+    : device_(device), whom_(whom), callers_(StreamInUse()) {
+  if (whom_ == For::kCaller) Order(*device_.space, callers_, device_.own_stream);
+  UseStream(device_.own_stream);
+  device_.GoOnAt(device_.own_stream);
+}
+
+OnOwnStream::~OnOwnStream() {
+  if (whom_ == For::kCaller) Order(*device_.space, device_.own_stream, callers_);
+  UseStream(callers_);
 }
 
 std::shared_ptr<Device> EmulatedDevice(std::shared_ptr<DeviceKernels> kernels,

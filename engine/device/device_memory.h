@@ -23,7 +23,13 @@ struct Device {
   std::shared_ptr<Space> space;
   std::shared_ptr<DeviceKernels> kernels;
   std::atomic<Stream> stream{nullptr};  // of the last call
+  Stream own_stream{nullptr};           // see MakeOwnStream()
 
+  ~Device() {
+    if (own_stream != nullptr) space->FreeStream(own_stream);
+  }
+  // A stream beside those of callers, for OnOwnStream; made once.
+  Status MakeOwnStream();
   // What is enqueued from now on is done on another stream, after what is on this one.
   void GoOnAt(Stream next);
   // Copies a few values to the host, and waits for them.
@@ -31,6 +37,22 @@ struct Device {
     RECIS_RETURN_IF_ERROR(space->Copy(to, from, bytes, stream));
     return space->Wait(stream);
   }
+};
+
+// While it lives, what this thread asks tables of a device for is done on the device's own stream:
+// for a caller after what the caller's stream has so far, and that goes on afterwards.
+class OnOwnStream {
+ public:
+  enum class For { kCaller, kBackground };
+
+  OnOwnStream(Device& device, For whom);
+  ~OnOwnStream();
+  OnOwnStream(const OnOwnStream&) = delete;
+
+ private:
+  Device& device_;
+  const For whom_;
+  const Stream callers_;
 };
 
 // The emulated device.

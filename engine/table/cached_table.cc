@@ -11,6 +11,8 @@ Result<std::shared_ptr<CachedTable>> CachedTable::Make(TableOptions options,
                                                        const std::shared_ptr<Device>& device,
                                                        int64_t bytes) {
   const std::string name = options.name;
+  RECIS_RETURN_IF_ERROR(device->MakeOwnStream());
+  const OnOwnStream on_own(*device, OnOwnStream::For::kCaller);
   Result<std::shared_ptr<Table>> table = Table::Make(std::move(options), store, /*fronted=*/true);
   if (!table.ok()) return table.status();
   Result<std::shared_ptr<StoreFront>> front =
@@ -69,7 +71,7 @@ Status CachedTable::DropIds(const std::vector<int64_t>& ids) {
 Result<std::unique_lock<std::mutex>> CachedTable::WriteBackAndHold() {
   Lock lock(*this);
   RECIS_RETURN_IF_ERROR(WriteBackAll());
-  return std::unique_lock<std::mutex>(std::move(lock));
+  return lock.Release();
 }
 
 Status CachedTable::Track(bool on) {

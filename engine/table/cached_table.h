@@ -7,9 +7,15 @@
 // a batch of more rows than fit costs time and nothing else.
 //
 // Pointers to ids, rows and values are to memory of the device; `times` and `admit` are the host's.
-// Rows are the table's. Every call waits for the device.
+// Rows are the table's. A lookup waits for the device, since a miss must be answered by the table;
+// gradients and steps of what is all on the device do not.
 //
-// Threads: any method from any thread; they run one at a time.
+// The table works on a stream of its own, in the order of calls: each follows what its caller's
+// stream has so far, and that goes on after it. A prefetch follows nothing but the table's calls,
+// so that rows come to the device while the caller's stream computes.
+//
+// Threads: any method from any thread; they run one at a time, and the store's background thread
+//   promotes in between.
 // Invariants:
 //  (1) The record of a row is true on the device if it is there, else in the table.
 //  (2) Nobody else uses the table; what a commit or a cut of it has is all there is.
@@ -53,7 +59,7 @@ struct CachedBatch {
   uint64_t evictions = 0;  // the table's count when the rows of `batch` were true
 };
 
-class CachedTable : public StoreFront {
+class CachedTable : public StoreFront, public std::enable_shared_from_this<CachedTable> {
  public:
   // New, or as of the opened epoch, or the one made before. `bytes`: of records on the device; one
   // block at least.
@@ -73,8 +79,8 @@ class CachedTable : public StoreFront {
                                             const uint32_t* times = nullptr) const;
   Status AdmitFound(CachedBatch& batch, const bool* admit);
   Status Gather(CachedBatch& batch, std::byte* out) const;
-  // The table reads what is not on the device in the background; it is promoted when it is looked
-  // up.
+  // Starts promoting, in the background, the rows of these ids from wherever they are. Those of the
+  // last lookup are not spilled for them.
   Status Prefetch(const int64_t* ids, int64_t n);
   Status Contains(const int64_t* ids, int64_t n, bool* out) const;
   Status Rows(const int64_t* ids, int64_t n, int64_t* rows) const;
@@ -127,11 +133,15 @@ class CachedTable : public StoreFront {
   Result<std::unique_lock<std::mutex>> WriteBackAndHold() override;
 
  private:
-  // And what is enqueued from now on goes to the stream of this thread.
-  struct Lock : Yielding<std::unique_lock<std::mutex>> {
-    explicit Lock(const CachedTable& table) : Yielding(table.mutex_) {
-      table.device_->GoOnAt(StreamInUse());
-    }
+  class Lock {
+   public:
+    explicit Lock(const CachedTable& table, OnOwnStream::For whom = OnOwnStream::For::kCaller)
+        : lock_(table.mutex_), on_(*table.device_, whom) {}
+    std::unique_lock<std::mutex> Release() { return std::move(lock_); }
+
+   private:
+    Yielding<std::unique_lock<std::mutex>> lock_;
+    const OnOwnStream on_;
   };
   using Indices = std::vector<uint32_t>;  // of distinct ids or of positions of a batch
 
@@ -185,6 +195,8 @@ class CachedTable : public StoreFront {
   Status AskTable(CachedBatch& batch, const Indices& missing, AdmissionPolicy* policy,
                   std::byte* values);
   Status Promote(CachedBatch& batch, const Indices& missing);
+  // What a prefetch does in the background. Takes the lock.
+  void PrefetchIds(const int64_t* ids, int64_t n);
   // Embeddings of what is cached, and those in `values` of what else there is of `others`.
   Status GatherFrom(const CachedBatch& batch, const Indices& others, const std::byte* values,
                     std::byte* out) const;
@@ -230,6 +242,7 @@ class CachedTable : public StoreFront {
   const int64_t bytes_;
   mutable std::mutex mutex_;  // guards all below, before the store's
   mutable DeviceCache cache_;
+  std::vector<Row> used_;   // by the last lookup; distinct
   uint64_t evictions_ = 0;  // calls that freed rows
   mutable int64_t lookups_ = 0, hits_ = 0;
 };

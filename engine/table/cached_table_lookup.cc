@@ -87,12 +87,15 @@ Status CachedTable::Place(const CachedBatch& batch) const {
   } else {
     std::copy_n(found.row_data(), distinct, now.begin());
   }
+  bool moved = false;
   for (size_t i = 0; i < distinct; ++i) {
     // Who had no row then takes part no more.
     const Row row = found.row_data()[i] == kNoRow ? kNoRow : static_cast<Row>(now[i]);
-    batch.places[i] = {row, cache_.rows().FrameOf(row)};
+    const Frame frame = cache_.rows().FrameOf(row);
+    moved |= frame != batch.places[i].frame;
+    batch.places[i] = {row, frame};
   }
-  RECIS_RETURN_IF_ERROR(PlaceOnDevice(batch));
+  if (moved) RECIS_RETURN_IF_ERROR(PlaceOnDevice(batch));
   batch.moves = Moves();
   return {};
 }
@@ -224,7 +227,9 @@ Status CachedTable::AskTable(CachedBatch& batch, const Indices& missing, Admissi
 
 Status CachedTable::Promote(CachedBatch& batch, const Indices& missing) {
   std::vector<Frame> kept;
+  used_.clear();
   for (const CachedBatch::Place& place : batch.places) {
+    if (place.row != kNoRow) used_.push_back(place.row);
     if (place.frame == CachedRows::kNoFrame) continue;
     cache_.Touch(place.frame);
     kept.push_back(place.frame);
@@ -307,10 +312,45 @@ Status CachedTable::Gather(CachedBatch& batch, std::byte* out) const {
 Status CachedTable::Prefetch(const int64_t* ids, int64_t n) {
   const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(Changeable());
-  Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, nullptr);
-  if (!found.ok()) return found.status();
-  const std::vector<int64_t> missing = IdsOf(*found.value(), NotCached(*found.value()));
-  return table_->Prefetch(missing.data(), static_cast<int64_t>(missing.size()));
+  RECIS_RETURN_IF_ERROR(CheckBatch(options(), n));
+  // The caller's may change once it goes on.
+  Result<DeviceMemory> memory = DeviceMemory::Get(device_, ArrayBytes<int64_t>(n));
+  if (!memory.ok()) return memory.status();
+  const auto copy = std::make_shared<DeviceMemory>(std::move(memory.value()));
+  RECIS_RETURN_IF_ERROR(device_->space->Copy(
+      copy->data(), ids, static_cast<size_t>(n) * sizeof(int64_t), device_->stream));
+  store_->InBackground([self = shared_from_this(), copy, n] {
+    self->PrefetchIds(reinterpret_cast<const int64_t*>(copy->data()), n);
+  });
+  return {};
+}
+
+// What fails here will fail again, and be told, when the ids are looked up.
+void CachedTable::PrefetchIds(const int64_t* ids, int64_t n) {
+  std::vector<int64_t> wanted;
+  {
+    const Lock lock(*this, OnOwnStream::For::kBackground);
+    if (!Changeable().ok()) return;
+    Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, nullptr);
+    if (!found.ok()) return;
+    wanted = IdsOf(*found.value(), NotCached(*found.value()));
+  }
+  table_->PrefetchIds(wanted);  // others go on while the disk is read
+  const Lock lock(*this, OnOwnStream::For::kBackground);
+  if (!Changeable().ok()) return;
+  std::vector<int64_t> rows(wanted.size());
+  table_->Rows(wanted.data(), static_cast<int64_t>(wanted.size()), rows.data());
+  std::vector<RowOfId> known;
+  for (size_t k = 0; k < rows.size(); ++k) {
+    const bool to_come = rows[k] >= 0 && FrameOf(rows[k]) == CachedRows::kNoFrame;
+    if (to_come) known.push_back({wanted[k], static_cast<Row>(rows[k])});
+  }
+  std::vector<Frame> kept;
+  for (const Row row : used_) {
+    const Frame frame = cache_.rows().FrameOf(row);
+    if (frame != CachedRows::kNoFrame) kept.push_back(frame);
+  }
+  (void)cache_.Promote(std::move(known), kept);
 }
 
 Status CachedTable::Contains(const int64_t* ids, int64_t n, bool* out) const {

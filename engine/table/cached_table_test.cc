@@ -56,6 +56,7 @@ class StoredPair {
       auto& random = pair_.random();
       if (random() % 6 == 0) pair_.Compare();
       if (random() % 10 == 0) Commit();
+      if (random() % 4 == 0) Prefetch();
       if (random() % 8 == 0) cut_ ? EndCut() : BeginCut();
       if (random() % 25 == 0) {
         CloseStores();
@@ -84,6 +85,14 @@ class StoredPair {
     ++step_;
     Ok(twin_store_->Commit(step_, "").status());
     Ok(store_->Commit(step_, "").status());
+  }
+
+  // Whose rows come at any time from now on.
+  void Prefetch() {
+    Ids ids(40);
+    for (int64_t& id : ids) id = static_cast<int64_t>(pair_.random()() % 100) - 20;
+    OnDevice<int64_t> there(device_, ids);
+    Ok(pair_.on_device().Prefetch(there.data(), Size(ids)));
   }
 
   void BeginCut() {
@@ -157,6 +166,17 @@ TEST(AnyBudgetHasThoseResultsOnALateDevice) {
       ++seed;
       StoredPair({.dim = 3, .params = params, .streams = 3}, LateDevice(seed), seed, blocks, 2)
           .Run(50);
+    }
+  }
+}
+
+// Where there is one.
+TEST(AGpuHasThoseResultsForAnyBudget) {
+  uint64_t seed = 0;
+  for (const int64_t blocks : {0, 2, 1000}) {
+    if (auto device = CudaDevice(0); device.ok()) {
+      ++seed;
+      StoredPair({.dim = 3, .params = kRules[seed]}, device.value(), seed, blocks, 2).Run(100);
     }
   }
 }

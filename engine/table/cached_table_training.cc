@@ -22,7 +22,7 @@ Batch CachedTable::PartInTable(const CachedBatch& batch, Indices* positions) {
     which.push_back(static_cast<uint32_t>(i));
   }
   std::vector<uint32_t> inverse;
-  for (int64_t i = 0; i < whole.size; ++i) {
+  for (int64_t i = 0; !which.empty() && i < whole.size; ++i) {
     const uint32_t each = number[whole.inverse_data()[i]];
     if (each == kNone) continue;
     positions->push_back(static_cast<uint32_t>(i));

@@ -9,51 +9,15 @@
 #include <vector>
 
 #include "base/testing.h"
+#include "device/space_testing.h"
 #include "table/device_table.h"
 
 namespace recis {
 namespace {
 
+using testing::WatchedSpace;
 using Ids = std::vector<int64_t>;
 using Values = std::vector<float>;
-
-// Counts waits, and hands out what was written last.
-class WatchedSpace : public Space {
- public:
-  explicit WatchedSpace(size_t bytes) : space_(EmulatedSpace(bytes)) {}
-
-  const std::string& name() const override { return space_->name(); }
-  Result<std::byte*> Allocate(size_t bytes, Stream stream) override {
-    Result<std::byte*> memory = space_->Allocate(bytes, stream);
-    if (memory.ok()) std::memset(memory.value(), 0xa5, bytes);  // nobody may count on zeros
-    return memory;
-  }
-  void Free(std::byte* memory, Stream stream) override { space_->Free(memory, stream); }
-  Result<std::byte*> AllocateHost(size_t bytes) override { return space_->AllocateHost(bytes); }
-  void FreeHost(std::byte* memory) override { space_->FreeHost(memory); }
-  Status Copy(void* to, const void* from, size_t bytes, Stream stream) override {
-    return space_->Copy(to, from, bytes, stream);
-  }
-  Status Fill(void* to, uint8_t value, size_t bytes, Stream stream) override {
-    return space_->Fill(to, value, bytes, stream);
-  }
-  Result<Stream> NewStream() override { return space_->NewStream(); }
-  void FreeStream(Stream stream) override { space_->FreeStream(stream); }
-  Status Order(Stream before, Stream after) override {
-    orders.emplace_back(before, after);
-    return space_->Order(before, after);
-  }
-  Status Wait(Stream stream) override {
-    ++waits;
-    return space_->Wait(stream);
-  }
-
-  int waits = 0;
-  std::vector<std::pair<Stream, Stream>> orders;
-
- private:
-  std::shared_ptr<Space> space_;
-};
 
 struct Watched {
   explicit Watched(int64_t dim, size_t bytes = size_t{1} << 40)

@@ -33,27 +33,31 @@ inline int64_t Size(const Ids& ids) { return static_cast<int64_t>(ids.size()); }
 template <class T>
 class OnDevice {
  public:
-  OnDevice(std::shared_ptr<Device> device, std::vector<T> values)
-      : device_(std::move(device)),
+  OnDevice(const std::shared_ptr<Device>& device, std::vector<T> values)
+      : space_(device->space),
         sent_(std::move(values)),
-        memory_(std::move(DeviceMemory::Get(device_, bytes()).value())) {
-    EXPECT(device_->space->Copy(data(), sent_.data(), bytes(), StreamInUse()).ok());
+        memory_(space_->Allocate(std::max<size_t>(bytes(), 1), StreamInUse()).value()) {
+    EXPECT(space_->Copy(data(), sent_.data(), bytes(), StreamInUse()).ok());
   }
-  ~OnDevice() { (void)device_->space->Wait(StreamInUse()); }  // for what is sent
-  T* data() { return reinterpret_cast<T*>(memory_.data()); }
+  OnDevice(const OnDevice&) = delete;
+  ~OnDevice() {
+    space_->Free(memory_, StreamInUse());
+    (void)space_->Wait(StreamInUse());  // for what is sent
+  }
+  T* data() { return reinterpret_cast<T*>(memory_); }
   std::vector<T> Back() {
     std::vector<T> values(sent_.size());
-    EXPECT(device_->space->Copy(values.data(), data(), bytes(), StreamInUse()).ok());
-    EXPECT(device_->space->Wait(StreamInUse()).ok());
+    EXPECT(space_->Copy(values.data(), data(), bytes(), StreamInUse()).ok());
+    EXPECT(space_->Wait(StreamInUse()).ok());
     return values;
   }
 
  private:
   size_t bytes() const { return sent_.size() * sizeof(T); }
 
-  const std::shared_ptr<Device> device_;
+  const std::shared_ptr<Space> space_;
   const std::vector<T> sent_;
-  const DeviceMemory memory_;
+  std::byte* const memory_;
 };
 
 inline TableOptions OptionsOf(const Setting& setting, uint64_t seed) {

@@ -16,8 +16,9 @@ Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* ro
                                      const Row* found, const void* values, DType dtype, bool mean,
                                      double divisor, DeviceArrays* arrays) {
   const int64_t n = numbers.n;
-  RECIS_RETURN_IF_ERROR(ReserveGradient(n));
-  most_entries_ += n;
+  const int64_t most_new = std::min(n, most_rows_);  // one a row
+  RECIS_RETURN_IF_ERROR(ReserveGradient(most_new));
+  most_entries_ += most_new;
   AccumulateArgs args{rows, found,  numbers.inverse, numbers.count(),
                       n,    values, dtype,           schema_.slots()[0].count,
                       mean, divisor};

@@ -75,6 +75,8 @@ class Table : public Cuttable, public StoreMember {
 
   // Starts to make the rows of these ids hot, in the background. Nothing to do in memory.
   Status Prefetch(const int64_t* ids, int64_t n);
+  // What it does there, if the table is in a store. Returns when they have been read.
+  void PrefetchIds(const std::vector<int64_t>& ids);
 
   void Contains(const int64_t* ids, int64_t n, bool* out) const;
   // rows[i] of ids[i], or -1.
@@ -161,7 +163,6 @@ class Table : public Cuttable, public StoreMember {
         fronted_(fronted) {}
   static Result<std::shared_ptr<Table>> MakeEmpty(TableOptions options,
                                                   std::shared_ptr<Store> store, bool fronted);
-  void PrefetchIds(const std::vector<int64_t>& ids);
   void PrefetchSome(const int64_t* ids, int64_t n);
   static Result<Schema> SchemaIn(const Store& store, const std::string& name, uint32_t number);
   Status CheckEmbedding(const Schema& stored) const;

@@ -343,8 +343,9 @@ class HashTable(torch.nn.Module):
         """Starts promoting the rows of these ids in the background, as far as there is room.
 
         Call it with the next batch before you compute this one: the disk is read meanwhile, and
-        the lookup that follows waits for what is still on its way. It changes no result and may
-        be given up when there is more to do. A table without a store has all rows hot.
+        the lookup that follows waits for what is still on its way. On a GPU the rows also come to
+        the GPU while it computes what was asked for before. It changes no result and may be given
+        up when there is more to do. A table without a store has all rows hot.
 
         Raises:
             TypeError: ids are not int64.
