@@ -145,6 +145,27 @@ def test_a_snapshot_has_the_bytes_of_that_of_a_table_in_memory(make_table, tmp_p
     assert [file.read_bytes() for file in there] == [file.read_bytes() for file in here]
 
 
+@pytest.mark.in_no_store("there a lookup waits for the device")
+def test_an_evaluation_can_be_captured_in_a_cuda_graph(make_table, device):
+    if device != "cuda":
+        pytest.skip("graphs are CUDA's")
+    table = make_table(initializer=NormalInitializer())
+    ids = torch.arange(10, device="cuda")
+    table(ids)
+    table.eval()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        table(ids)  # the table is on the stream before it is captured
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        out = table(ids)
+    ids += 5
+    graph.replay()
+    assert torch.equal(out, table(ids))
+
+
 def test_a_gpus_table_works_on_the_stream_that_is_torchs_at_each_call(monkeypatch):
     used, current = [], SimpleNamespace(cuda_stream=7)
     monkeypatch.setattr(_engine, "use_stream", used.append)

@@ -140,7 +140,7 @@ def steps(work: Path) -> list[Step]:
     engine_bench = [unit / "device_table_bench", work / BENCHES[0]]
     listed = [
         Step("build", [python, *install, ROOT], 180, judge_exit, tool="nvcc"),
-        Step("tests", [python, *pytest, ROOT / "tests"], 180, judge_pytest(junit), after="build"),
+        Step("tests", [python, *pytest, ROOT / "tests"], 240, judge_pytest(junit), after="build"),
         Step("benchmark", bench, 120, judge_exit, after="build"),
         Step("configure", ["cmake", *configure], 60, judge_exit, tool="nvcc"),
         Step("compile", compile_tests, 180, judge_exit, after="configure"),

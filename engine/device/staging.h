@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/status.h"
 #include "device/device_memory.h"
@@ -49,6 +50,13 @@ class Staging {
   Status ToHost(const Array<T>& array, int64_t n) const {
     return device_->Fetch(array.device, static_cast<size_t>(n) * sizeof(T), array.host);
   }
+
+  // Of an array (n, bytes) of the device: row positions[i] becomes row from[i] of `values`; or
+  // these rows are copied to `values`. Both use all of this memory, as often as it takes, and wait.
+  Status Scatter(const std::vector<uint32_t>& positions, const std::vector<uint32_t>& from,
+                 const std::byte* values, size_t bytes, int64_t n, std::byte* array);
+  Status Collect(const std::vector<uint32_t>& positions, const std::byte* array, size_t bytes,
+                 int64_t n, std::byte* values);
 
  private:
   static constexpr size_t kMostArrays = 4;

@@ -200,12 +200,6 @@ class CachedTable : public StoreFront, public std::enable_shared_from_this<Cache
   // Embeddings of what is cached, and those in `values` of what else there is of `others`.
   Status GatherFrom(const CachedBatch& batch, const Indices& others, const std::byte* values,
                     std::byte* out) const;
-  // Of an array (n, bytes) on the device: row positions[i] becomes row from[i] of `values`; or
-  // these rows are copied to `values`.
-  Status Scatter(const Indices& positions, const Indices& from, const std::byte* values,
-                 size_t bytes, int64_t n, std::byte* array) const;
-  Status Collect(const Indices& positions, const std::byte* array, size_t bytes, int64_t n,
-                 std::byte* values) const;
   // The part of the batch whose records are in the table, and its positions.
   static Batch PartInTable(const CachedBatch& batch, Indices* positions);
   // Of any number, whether or not it is a row.

@@ -1,24 +1,11 @@
 // Finding, admitting, evicting and copying out: what a lookup of CachedTable does.
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "table/cached_table.h"
 
 namespace recis {
-namespace {
-
-// Of an array (n, bytes) on the device, as the records of a table. `address`: where the array's
-// address lies there.
-DeviceTableView AsRecords(std::byte* const* address, int64_t n, size_t bytes) {
-  DeviceTableView view;
-  const auto elements = static_cast<uint32_t>(n + 1);
-  view.records = {address, ~uint64_t{0} / elements + 1, elements, bytes};
-  return view;
-}
-
-}  // namespace
 
 // ---- finding --------------------------------------------------------------------------------
 
@@ -108,55 +95,6 @@ Status CachedTable::PlaceOnDevice(const CachedBatch& batch) const {
 
 // ---- copying --------------------------------------------------------------------------------
 
-Status CachedTable::Scatter(const Indices& positions, const Indices& from, const std::byte* values,
-                            size_t bytes, int64_t n, std::byte* array) const {
-  Staging& staging = cache_.staging();
-  const auto count = static_cast<int64_t>(positions.size());
-  const int64_t most = staging.Items(bytes + sizeof(Row));
-  for (int64_t first = 0; first < count; first += most) {
-    const int64_t some = std::min(most, count - first);
-    staging.Clear();
-    const auto address = staging.Take<std::byte*>(1);
-    const auto rows = staging.Take<Row>(some);
-    const auto copies = staging.Take<std::byte>(some * static_cast<int64_t>(bytes));
-    *address.host = array;
-    for (int64_t i = 0; i < some; ++i) {
-      rows.host[i] = positions[first + i];
-      std::memcpy(copies.host + i * bytes, values + from[first + i] * bytes, bytes);
-    }
-    RECIS_RETURN_IF_ERROR(staging.ToDevice());
-    RECIS_RETURN_IF_ERROR(device_->kernels->Scatter(
-        AsRecords(address.device, n, bytes),
-        {rows.device, nullptr, nullptr, some, 0, bytes, copies.device}, device_->stream));
-    RECIS_RETURN_IF_ERROR(device_->space->Wait(device_->stream));
-  }
-  return {};
-}
-
-Status CachedTable::Collect(const Indices& positions, const std::byte* array, size_t bytes,
-                            int64_t n, std::byte* values) const {
-  Staging& staging = cache_.staging();
-  const auto count = static_cast<int64_t>(positions.size());
-  const int64_t most = staging.Items(bytes + sizeof(Row));
-  for (int64_t first = 0; first < count; first += most) {
-    const int64_t some = std::min(most, count - first);
-    staging.Clear();
-    const auto address = staging.Take<std::byte*>(1);
-    const auto rows = staging.Take<Row>(some);
-    *address.host = const_cast<std::byte*>(array);
-    std::copy_n(positions.data() + first, some, rows.host);
-    RECIS_RETURN_IF_ERROR(staging.ToDevice());
-    const int64_t size = some * static_cast<int64_t>(bytes);
-    const auto copies = staging.Take<std::byte>(size);
-    RECIS_RETURN_IF_ERROR(device_->kernels->Gather(
-        AsRecords(address.device, n, bytes), {rows.device, nullptr, some, 0, bytes, copies.device},
-        device_->stream));
-    RECIS_RETURN_IF_ERROR(staging.ToHost(copies, size));
-    std::memcpy(values + first * bytes, copies.host, static_cast<size_t>(size));
-  }
-  return {};
-}
-
 Status CachedTable::GatherFrom(const CachedBatch& batch, const Indices& others,
                                const std::byte* values, std::byte* out) const {
   RECIS_RETURN_IF_ERROR(cache_.table().Gather(*batch.on_device, out));
@@ -178,7 +116,7 @@ Status CachedTable::GatherFrom(const CachedBatch& batch, const Indices& others,
     positions.push_back(static_cast<uint32_t>(i));
     from.push_back(value);
   }
-  return Scatter(positions, from, values, embedding_bytes(), found.size, out);
+  return cache_.staging().Scatter(positions, from, values, embedding_bytes(), found.size, out);
 }
 
 // ---- lookups --------------------------------------------------------------------------------

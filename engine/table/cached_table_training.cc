@@ -1,7 +1,6 @@
 // Gradients, optimizer steps and slots of CachedTable.
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "table/cached_table.h"
@@ -50,8 +49,8 @@ Status CachedTable::Accumulate(const CachedBatch& batch, const void* values, DTy
   const Batch part = PartInTable(batch, &positions);
   const size_t bytes = SizeOf(dtype) * static_cast<size_t>(cache_.schema().slots()[0].count);
   const Buffer collected = BufferCache::Get(positions.size() * bytes);
-  RECIS_RETURN_IF_ERROR(Collect(positions, static_cast<const std::byte*>(values), bytes,
-                                batch.batch->size, collected.data()));
+  RECIS_RETURN_IF_ERROR(cache_.staging().Collect(positions, static_cast<const std::byte*>(values),
+                                                 bytes, batch.batch->size, collected.data()));
   RECIS_RETURN_IF_ERROR(cache_.table().Accumulate(*batch.on_device, values, dtype, mean, divisor));
   for (const CachedBatch::Place& place : batch.places) {
     if (place.frame != CachedRows::kNoFrame) cache_.MarkPending(place.frame);
