@@ -49,12 +49,12 @@ IN_STORES = [Place("emulated", True), pytest.param(Place("cuda", True), marks=ON
 def pytest_generate_tests(metafunc):
     """Tests run in each place that their tables may be in, but for those that a marker rules out.
 
-    What a test makes without `make_table` is in no store.
+    What a test makes with `device` alone is in no store.
     """
     if "table_place" in metafunc.fixturenames:
         marked = metafunc.definition.get_closest_marker
         places = ON_DEVICES[:1] if marked("only_on_cpu") else ON_DEVICES
-        if "make_table" in metafunc.fixturenames and not (
+        if "place_options" in metafunc.fixturenames and not (
             marked("only_on_cpu") or marked("in_no_store")
         ):
             places = ON_DEVICES + IN_STORES
@@ -74,20 +74,33 @@ def device(table_place):
 
 
 @pytest.fixture(scope="module")
-def make_table(table_place):
-    """Makes tables in the place under test, each with a name of its own."""
+def place_options(table_place):
+    """`place_options()`: the options of a table in the place under test.
+
+    A store is a new one: another table of the same name is not to find the rows of before.
+    """
     with TemporaryDirectory(dir=memory()) as stores:
 
-        def make(embedding_shape=(4,), **options):
-            number = next(_numbers)
-            defaults = {"name": f"table-{number}", "device": table_place.device}
-            if table_place.in_a_store and not {"store", "device"} & options.keys():
-                # A store for each table: another one of the same name is not to find its rows.
-                defaults["store"] = Store(f"{stores}/{number}", hot_bytes=HOT_BYTES)
-                defaults["device_bytes"] = DEVICE_BYTES
-            return HashTable(embedding_shape, **{**defaults, **options})
+        def options():
+            place = {"device": table_place.device}
+            if table_place.in_a_store:
+                place["store"] = Store(f"{stores}/{next(_numbers)}", hot_bytes=HOT_BYTES)
+                place["device_bytes"] = DEVICE_BYTES
+            return place
 
-        yield make
+        yield options
+
+
+@pytest.fixture(scope="module")
+def make_table(device, place_options):
+    """Makes tables in the place under test, each with a name of its own."""
+
+    def make(embedding_shape=(4,), **options):
+        elsewhere = {"store", "device"} & options.keys()
+        place = {"device": device} if elsewhere else place_options()
+        return HashTable(embedding_shape, **{"name": f"table-{next(_numbers)}", **place, **options})
+
+    return make
 
 
 @pytest.fixture

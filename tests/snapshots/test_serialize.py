@@ -498,13 +498,16 @@ def test_many_parts(tmp_path, table, monkeypatch):
     assert content(load(tmp_path, table())) == expected
 
 
-def test_a_table_is_made_from_a_snapshot(tmp_path, table):
+def test_a_table_is_made_from_a_snapshot(tmp_path, table, device, place_options):
     made = trained(table((2, 3), coalesced=True, children=["a", "b"]), [1, (1 << 52) + 5])
     save(tmp_path, made, 1)
     expected = content(made)
     del made
-    loaded = HashTable.from_snapshot(tmp_path, "t")
+    options = place_options()
+    loaded = HashTable.from_snapshot(tmp_path, "t", **options)
     assert not loaded.training
+    assert loaded.table.place.name.startswith(device)
+    assert ("device_rows" in loaded.stats()) == ("device_bytes" in options)
     assert loaded.children_hashtable == ["a", "b"]
     assert content(loaded) == expected
     with pytest.raises(MismatchError, match="no table 'other'"):

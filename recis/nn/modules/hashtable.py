@@ -204,7 +204,13 @@ class HashTable(torch.nn.Module):
 
     @classmethod
     def from_snapshot(
-        cls, path: str | os.PathLike[str], name: str, *, store: Store | None = None
+        cls,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        device: torch.device | str = torch.device("cpu"),
+        store: Store | None = None,
+        device_bytes: int | None = None,
     ) -> HashTable:
         """A table of a snapshot, made as it was there and loaded, in `eval()`.
 
@@ -215,12 +221,15 @@ class HashTable(torch.nn.Module):
         Args:
             path: a directory of snapshots, whose newest is taken, or one of them.
             name: of the table.
+            device: where hot rows live, as of a `HashTable`. A snapshot can come from any other.
             store: where rows go that memory has no room for.
+            device_bytes: how many bytes of rows a GPU holds of a table that is in a store.
 
         Raises:
             FileNotFoundError: there is no snapshot.
-            ValueError: it has no such table, or one of this name is alive.
-            RuntimeError: it is damaged, or a later version wrote it.
+            ValueError: it has no such table, one of this name is alive, or `device_bytes` is given
+                without a GPU and a store, or is missing with both.
+            RuntimeError: it is damaged, a later version wrote it, or the device is not available.
         """
         from recis.serialize import Loader
         from recis.snapshot.header import DTYPES
@@ -237,7 +246,9 @@ class HashTable(torch.nn.Module):
             children=about.children or None,
             slice=gen_slice(slice_size=about.slice_size),
             name=name,
+            device=device,
             store=store,
+            device_bytes=device_bytes,
         )
         Loader(reader.files.url, hashtables={name: table}).load()
         return table.eval()
