@@ -256,6 +256,11 @@ def arguments(
     return parser
 
 
+def contestants(peers: Sequence[str]) -> list[str]:
+    """Returns recis and the peers beside it, each once, whatever the user has named twice."""
+    return list(dict.fromkeys(["recis", *peers]))
+
+
 def _aligned(rows: list[dict[str, object]]) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns] + [[_text(row.get(column, "")) for column in columns] for row in rows]

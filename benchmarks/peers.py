@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from common import Batch, Vocabulary
+from common import Batch, Vocabulary, contestants
 from torch import Tensor, nn
 
 import recis
@@ -48,7 +48,7 @@ class Trainer:
 def installed(names: list[str]) -> list[str]:
     """Returns recis and those of the named peers that can be imported; says which cannot."""
     present = []
-    for name in ["recis", *names]:
+    for name in contestants(names):
         package = PACKAGES.get(name, "torch")
         if find_spec(package) is None:
             print(f"{name} skipped: {package} is not installed")

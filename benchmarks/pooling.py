@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from common import BATCH_IDS, Laps, Report, Spread, Vocabulary, arguments, ratio
+from common import BATCH_IDS, Laps, Report, Spread, Vocabulary, arguments, contestants, ratio
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -43,7 +43,7 @@ def main() -> None:
             bags.append((torch.randn(len(ids), dim), inverse, offsets, weight))
         for kind in KINDS:
             who = {"recis": _recis(kind), "torch": _torch(kind)}
-            names = ["recis", *options.peers]
+            names = contestants(options.peers)
             for threads in options.threads:
                 torch.set_num_threads(threads)
                 _check(who, bags[0])

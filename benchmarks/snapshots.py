@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed.checkpoint as dcp
-from common import Homes, Report, Spread, Vocabulary, arguments, ratio
+from common import Homes, Report, Spread, Vocabulary, arguments, contestants, ratio
 from peers import INSERT_ROWS, random_rows, recis_adam
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -45,7 +45,7 @@ def main() -> None:
     )  # fmt: skip
     options = parser.parse_args()
     report = Report(__doc__, f"{options.rows:,} rows, {SLOTS} slots of {options.dims[0]} float32")
-    names = ["recis", *options.peers]
+    names = contestants(options.peers)
     with TemporaryDirectory(dir=os.environ.get("RECIS_BENCH_DATA")) as folder:
         homes = Homes(_run, options.rows, options.dims[0], options.threads[0], folder)
         runs = report.interleave(homes, names, options)
