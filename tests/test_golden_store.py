@@ -30,6 +30,7 @@ def test_both_epochs_hold_what_they_held(make_table_in, path, expected, read_onl
         assert state["dense"].tolist() == list(range(expected["step"]))
         assert (state["step"], state["nested"]) == (expected["step"], [{"lr": 0.1}, None, "é"])
         assert store.tables() == ["users"]
+        assert store.sizes()["users"].rows == len(expected["table"]["ids"])
         assert content(make_table_in(store, "users", [3])) == expected["table"]
 
 

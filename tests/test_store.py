@@ -136,6 +136,30 @@ def test_the_last_two_epochs_can_be_opened(table_in, path):
         assert store.step == 20
 
 
+def test_sizes_are_those_of_the_last_commit(table_in, path):
+    with Store(path, hot_bytes=RECORD_BYTES * 20) as store:
+        assert store.sizes() == {}
+        table, other = table_in(store), table_in(store, "other", [9])
+        assert {name: size.rows for name, size in store.sizes().items()} == {"t": 0, "other": 0}
+        table(torch.arange(100))
+        store.commit(1)
+        committed = store.sizes()
+        assert (committed["t"].rows, committed["other"]) == (100, (0, 0))
+        table(torch.arange(90, 130))  # most of them are in the file, as rows that no commit has
+        table.evict(torch.arange(7))
+        other(torch.arange(3))
+        assert store.sizes() == committed
+        store.commit(2)
+        sizes = store.sizes()
+        assert (sizes["t"].rows, sizes["other"].rows) == (123, 3)
+    del table, other
+    with Store(path, read_only=True) as store:  # makes no table for it
+        assert store.sizes() == sizes
+        assert sum(size.live_bytes for size in sizes.values()) == store.stats()["live_bytes"]
+    with Store(path, epoch=1) as store:
+        assert store.sizes() == {"t": committed["t"], "other": (0, 0)}
+
+
 def test_two_tables_share_a_budget_and_a_commit(table_in, path):
     budget = RECORD_BYTES * 40
     with Store(path, hot_bytes=budget) as store:

@@ -224,6 +224,7 @@ def test_a_closed_store_says_so(make_table_in, path):
         lambda: store.state(),
         lambda: store.epochs(),
         lambda: store.tables(),
+        lambda: store.sizes(),
         lambda: store.stats(),
         lambda: make_table_in(store, "other"),
     ]

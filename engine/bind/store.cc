@@ -1,6 +1,7 @@
 // The store.
 #include "store/store.h"
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,6 +49,14 @@ py::dict StatsDict(const Store& store) {
   out["commit_seconds"] = stats.commit_seconds;
   out["commit_stall_seconds"] = stats.commit_stall_seconds;
   return out;
+}
+
+std::map<std::string, std::tuple<int64_t, int64_t>> Sizes(const Store& store) {
+  std::map<std::string, std::tuple<int64_t, int64_t>> sizes;
+  for (const auto& [name, size] : ValueOrThrow(store.Sizes())) {
+    sizes[name] = {size.rows, size.live_bytes};
+  }
+  return sizes;
 }
 
 std::vector<std::string> Verify(const Store& store, const py::function& progress) {
@@ -99,6 +108,7 @@ void InitStore(py::module_& module) {
             return ValueOrThrow(Table::SlotsIn(store, name));
           },
           py::arg("name"), Unlocked())
+      .def("sizes", &Sizes, Unlocked())
       .def("verify", &Verify, py::arg("progress"))
       .def("stats", &StatsDict);
 }

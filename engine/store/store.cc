@@ -191,6 +191,20 @@ std::vector<std::string> Store::Tables() const {
   return names;
 }
 
+Result<std::map<std::string, TableSize>> Store::Sizes() const {
+  ReadLock lock(mutex_);
+  RECIS_RETURN_IF_ERROR(Usable());
+  std::map<uint32_t, Catalog> catalogs;  // by table, for the epoch: ours is of what came since too
+  RECIS_RETURN_IF_ERROR(log_->ForEachBlock(
+      [&](const BlockLiveness& block) { catalogs[block.table].Recover(block); }));
+  std::map<std::string, TableSize> sizes;
+  for (const auto& [name, number] : tables_) {
+    const Catalog& catalog = catalogs[number];
+    sizes[name] = {catalog.live_rows(), catalog.live_bytes()};
+  }
+  return sizes;
+}
+
 StoreStats Store::Stats() const {
   ReadLock lock(mutex_);
   StoreStats stats = stats_;

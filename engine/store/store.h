@@ -71,6 +71,12 @@ struct StoreStats {
   double commit_stall_seconds = 0;  // of it, how long tables waited
 };
 
+// What a commit has of a table.
+struct TableSize {
+  int64_t rows = 0;
+  int64_t live_bytes = 0;  // of their entries
+};
+
 class Store {
  public:
   static Result<std::shared_ptr<Store>> Open(StoreOptions options);
@@ -88,6 +94,9 @@ class Store {
   Result<std::string> State() const;
   // Names of the tables as of the last commit or since, sorted.
   std::vector<std::string> Tables() const;
+  // Of each of them by name, as of the opened epoch or the last commit since: reads the liveness
+  // of every block, and no row.
+  Result<std::map<std::string, TableSize>> Sizes() const;
   StoreStats Stats() const;
   // Whether a table of this name has joined.
   bool Joined(const std::string& name) const;

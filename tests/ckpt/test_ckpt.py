@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,10 +134,12 @@ def test_inspect_reads_no_rows(chain):
 def test_inspect_shows_a_store(store):
     found = run_json("inspect", store)
     assert (found["kind"], found["step"], found["epoch"]) == ("store", 12, 1)
-    names = [slot["name"] for slot in found["tables"]["users"]["slots"]]
+    users = found["tables"]["users"]
+    names = [slot["name"] for slot in users["slots"]]
     assert names[0] == "embedding"
     assert "step_filter" in names
-    run("inspect", store)
+    assert users["rows"] == 600
+    assert users["live_bytes"] == found["live_bytes"] > 600 * 3 * 16
 
 
 @pytest.mark.parametrize("which", ["chain", "store"])
@@ -154,7 +157,7 @@ def test_what_people_read_of_snapshots_and_stores(chain, store):
     assert "epoch" not in shown  # it has none
     shown = run("inspect", store).stdout
     assert "step 12, epoch 1" in shown
-    assert "rows" not in shown
+    assert re.search(r"users +. +600 . +\d\d\.\d KiB +. embedding F32", shown)
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -102,6 +102,7 @@ def _table(reader: SnapshotReader, name: str) -> dict[str, Any]:
 
 def _of_store(path: str) -> dict[str, Any]:
     with Store(path, read_only=True) as store:
+        sizes = store.sizes()
         epochs = [epoch._asdict() for epoch in store.epochs()]
         return {
             "kind": "store",
@@ -113,7 +114,8 @@ def _of_store(path: str) -> dict[str, Any]:
             "bytes": store.stats()["file_bytes"],
             "live_bytes": store.stats()["live_bytes"],
             "tables": {
-                name: {"slots": [_slot(slot) for slot in slots_in(store, name)]}
+                name: sizes[name]._asdict()
+                | {"slots": [_slot(slot) for slot in slots_in(store, name)]}
                 for name in store.tables()
             },
         }
@@ -174,9 +176,9 @@ def _show(about: dict[str, Any]) -> None:
         say(f"a delta on step {', on step '.join(map(str, reversed(chain)))}: the rows are its own")
     if about.get("dense"):
         say("dense: " + ", ".join(f"{name} {size(n)}" for name, n in about["dense"].items()))
-    columns = ["table", "slots"]
-    if about["kind"] != "store":  # whose tables are not opened for this
-        columns[1:1] = ["rows", "deleted", "bytes", "files", "slice skew", "shard skew"]
+    of_files = ["deleted", "bytes", "files", "slice skew", "shard skew"]
+    more = ["live bytes"] if about["kind"] == "store" else of_files
+    columns = ["table", "rows", *more, "slots"]
     shown = [_row_of(name, table) for name, table in about["tables"].items()]
     print_table("tables", columns, [[row[column] for column in columns] for row in shown])
 
@@ -184,12 +186,12 @@ def _show(about: dict[str, Any]) -> None:
 def _row_of(name: str, table: dict[str, Any]) -> dict[str, Any]:
     """What is shown of a table, by column."""
     slots = ", ".join(f"{s['name']} {s['dtype']}{s['shape']}" for s in table["slots"])
-    row = {"table": name, "slots": slots}
-    if "rows" in table:
-        row |= {column: table[column] for column in ("rows", "deleted", "files")}
-        row |= {"bytes": size(table["bytes"]), "shard skew": table["shard_skew"]}
-        row["slice skew"] = table["slice_skew"] or "-"
-    return row
+    row = {"table": name, "rows": table["rows"], "slots": slots}
+    if "live_bytes" in table:
+        return row | {"live bytes": size(table["live_bytes"])}
+    row |= {column: table[column] for column in ("deleted", "files")}
+    row |= {"bytes": size(table["bytes"]), "shard skew": table["shard_skew"]}
+    return row | {"slice skew": table["slice_skew"] or "-"}
 
 
 def _time(seconds: float) -> str:
