@@ -86,12 +86,67 @@ struct FindOffsets {
   }
 };
 
-// An item is an id and a group of columns, one a lane: an id may stand in a tenth of a batch's
-// positions, and its groups then go side by side.
+// Runs of the ids that have more positions than one: such an id may stand in a tenth of a batch's
+// positions. Cut the sorted positions into blocks as long as a run. At most one run begins in each
+// whose id began before, and at most one that is its id's first: each has a place of its own.
+struct Runs {
+  const uint32_t* sorted_numbers;
+  const uint32_t* offsets;
+  int64_t n;
+
+  static constexpr int64_t kRun = SegmentSumArgs::kRun;
+
+  struct Run {
+    uint32_t number;
+    int64_t begin, end;  // sorted positions; none, if they are equal
+  };
+  RECIS_DEVICE Run At(int64_t place) const {
+    const int64_t block = place / 2 * kRun, block_end = block + kRun < n ? block + kRun : n;
+    if (block >= n) return {0, 0, 0};
+    const bool is_first = place % 2 != 0;
+    const uint32_t number = sorted_numbers[is_first ? block_end - 1 : block];
+    const int64_t begin = offsets[number], end = offsets[number + 1];
+    if (end - begin <= kRun || is_first != (begin >= block)) return {number, 0, 0};
+    const int64_t run = is_first ? begin : block + (kRun - (block - begin) % kRun) % kRun;
+    if (run >= end) return {number, 0, 0};
+    return {number, run, run + kRun < end ? run + kRun : end};
+  }
+  // Of the run that begins there.
+  RECIS_DEVICE static int64_t PlaceOf(int64_t begin, bool is_first) {
+    return begin / kRun * 2 + (is_first ? 1 : 0);
+  }
+};
+
+// An item is a place of a run and a group of columns, one a lane.
+template <class T, class S>
+struct SumRuns {
+  SegmentSumArgs args;
+  Runs runs;
+  S* sums;
+  int64_t groups;
+
+  template <class Tile>
+  RECIS_DEVICE void operator()(const Tile& tile, int64_t item) const {
+    const int64_t place = item / groups;
+    const Runs::Run run = runs.At(place);
+    if (run.begin == run.end || args.targets[run.number] == SegmentSumArgs::kSkip) return;
+    const S* const no_weights = nullptr;
+    tile.Each([&](int lane) {
+      const int64_t column = item % groups * Tile::kLanes + lane;
+      if (column >= args.dim) return;
+      Put(SumRun<1, false>(static_cast<const T*>(args.values) + column, args.dim,
+                           args.positions + run.begin, no_weights, run.end - run.begin, 1),
+          true, S{1}, sums + place * args.dim + column, 1);
+    });
+  }
+};
+
+// An item is an id and a group of columns, one a lane. REQUIRES: runs are summed.
 template <class T, class S>
 struct SumOccurrences {
   SegmentSumArgs args;
   const uint32_t* count;
+  const S* run_sums;
   int64_t groups;
 
   template <class Tile>
@@ -105,10 +160,21 @@ struct SumOccurrences {
     tile.Each([&](int lane) {
       const int64_t column = item % groups * Tile::kLanes + lane;
       if (column >= args.dim) return;
-      SumColumns<1, false>(
-          static_cast<const T*>(args.values) + column, args.dim, args.positions + first, no_weights,
-          occurrences, args.fresh[number], divisor,
-          static_cast<S*>(args.sums) + args.targets[number] * args.dim + column, 1);
+      S* const sum = static_cast<S*>(args.sums) + args.targets[number] * args.dim + column;
+      if (occurrences <= Runs::kRun) {
+        SumColumns<1, false>(static_cast<const T*>(args.values) + column, args.dim,
+                             args.positions + first, no_weights, occurrences, args.fresh[number],
+                             divisor, sum, 1);
+        return;
+      }
+      const auto run = [&](int64_t begin) {
+        return run_sums[Runs::PlaceOf(begin, begin == first) * args.dim + column];
+      };
+      S total = run(first);
+      for (int64_t begin = first + Runs::kRun; begin < first + occurrences; begin += Runs::kRun) {
+        total = total + run(begin);
+      }
+      Put(Columns<S, 1>{total}, args.fresh[number], divisor, sum, 1);
     });
   }
 };

@@ -161,6 +161,11 @@ struct AccumulateArgs {
   uint32_t* ranks = nullptr;             // (n + 1)
   uint32_t* targets = nullptr;           // (n)
   bool* fresh = nullptr;                 // (n)
+  void* run_sums = nullptr;              // (RunsFor(n), dim) accumulators
+  // Of those ids that have more positions than a run.
+  static int64_t RunsFor(int64_t n) {
+    return n <= SegmentSumArgs::kRun ? 0 : 2 * (n / SegmentSumArgs::kRun + 1);
+  }
 };
 
 struct StepArgs {

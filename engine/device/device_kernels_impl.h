@@ -230,8 +230,14 @@ class KernelsOn final : public DeviceKernels {
   template <class T, class S>
   void SumWith(const SegmentSumArgs& sums, const AccumulateArgs& args, Stream stream) {
     const int64_t groups = (args.dim + kStrands<S> - 1) / kStrands<S>;
-    executor_.template Run<kStrands<S>>(args.n * groups,
-                                        SumOccurrences<T, S>{sums, args.count, groups}, stream);
+    auto* const run_sums = static_cast<S*>(args.run_sums);
+    const Runs runs{args.sorted_numbers, args.offsets, args.n};
+    if (const int64_t places = AccumulateArgs::RunsFor(args.n); places > 0) {
+      executor_.template Run<kStrands<S>>(places * groups,
+                                          SumRuns<T, S>{sums, runs, run_sums, groups}, stream);
+    }
+    executor_.template Run<kStrands<S>>(
+        args.n * groups, SumOccurrences<T, S>{sums, args.count, run_sums, groups}, stream);
   }
 
   template <class W, class S>

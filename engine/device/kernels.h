@@ -75,6 +75,9 @@ struct SegmentSumArgs {
   // (positions) accumulators that each position's row is multiplied by; null: ones.
   const void* weights = nullptr;
   static constexpr uint32_t kSkip = 0xffffffffu;
+  // A segment is summed in runs of so many positions, and then run by run. So devices can sum the
+  // runs of a hot id side by side, and have the same bits.
+  static constexpr int64_t kRun = 64;
 };
 
 struct Kernels {
@@ -83,7 +86,8 @@ struct Kernels {
   // `stream` bypasses the processor's cache where out and bytes allow it.
   void (*gather)(const std::byte* const* sources, int64_t n, size_t bytes, std::byte* out,
                  bool stream);
-  // Sums the segments [begin, end), each in the order of its positions; empty ones are zeros.
+  // Sums the segments [begin, end), each by runs in the order of its positions; empty ones are
+  // zeros.
   void (*segment_sum)(const SegmentSumArgs& args, int64_t begin, int64_t end);
   // Writes the first values of id's row: `count` elements of `dtype`.
   void (*draw)(const DrawArgs& args, int64_t id, DType dtype, int64_t count, std::byte* out);

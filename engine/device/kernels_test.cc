@@ -62,8 +62,13 @@ void SumOneByOne(const SegmentSumArgs& args, int64_t begin, int64_t end) {
         const S value = Wide(values[args.positions[k] * args.dim + column]);
         return weights == nullptr ? value : value * weights[k];
       };
-      S total = first == last ? S{0} : term(first);
-      for (uint32_t k = first + 1; k < last; ++k) total += term(k);
+      S total = 0;
+      for (uint32_t begin = first; begin < last; begin += SegmentSumArgs::kRun) {
+        S run = term(begin);
+        const uint32_t end = std::min<uint32_t>(last, begin + SegmentSumArgs::kRun);
+        for (uint32_t k = begin + 1; k < end; ++k) run += term(k);
+        total = begin == first ? run : total + run;
+      }
       if (first != last) {
         total /= static_cast<S>(args.mean ? args.divisor * (last - first) : args.divisor);
       }
@@ -76,18 +81,23 @@ void SumOneByOne(const SegmentSumArgs& args, int64_t begin, int64_t end) {
 
 template <class T, class S>
 void CheckSegmentSum(DType dtype, int64_t dim) {
-  constexpr uint32_t kOffsets[] = {0, 1, 3, 8, 9, 12, 12, 13};  // one is empty
-  constexpr uint32_t kPositions[] = {4, 0, 11, 1, 3, 5, 6, 12, 9, 2, 7, 10, 8};
+  // One is empty, one as long as a run, and one as long as a few.
+  constexpr uint32_t kOffsets[] = {0, 1, 3, 67, 68, 71, 71, 271}, kCount = 271;
+  uint32_t positions[kCount];
+  for (uint32_t i = 0; i < kCount; ++i) positions[i] = i * 7 % kCount;  // some order
+  for (int segment = 0; segment < 7; ++segment) {
+    std::sort(positions + kOffsets[segment], positions + kOffsets[segment + 1]);
+  }
   constexpr uint32_t kTargets[] = {5, 0, 2, SegmentSumArgs::kSkip, 3, 6, 1};  // 4 is nobody's
   constexpr bool kFresh[] = {true, false, true, false, false, true, true};
   std::mt19937_64 random(static_cast<uint64_t>(dim));
   std::normal_distribution<double> normal;
-  std::vector<T> values(static_cast<size_t>(13 * dim));
+  std::vector<T> values(static_cast<size_t>(kCount * dim));
   for (T& value : values) {
     value = Narrow<T>(std::ldexp(normal(random), static_cast<int>(random() % 9)));
   }
   values[0] = T{};
-  std::vector<S> weights(13);
+  std::vector<S> weights(kCount);
   for (S& weight : weights) weight = static_cast<S>(normal(random));
   std::vector<S> sums(static_cast<size_t>(7 * dim));
   for (S& sum : sums) sum = static_cast<S>(normal(random));
@@ -95,7 +105,7 @@ void CheckSegmentSum(DType dtype, int64_t dim) {
 
   for (const bool mean : {false, true}) {
     for (const double divisor : {1.0, 3.0}) {
-      SegmentSumArgs args{values.data(), dtype,  dim,  kOffsets, kPositions,
+      SegmentSumArgs args{values.data(), dtype,  dim,  kOffsets, positions,
                           kTargets,      kFresh, mean, divisor,  nullptr};
       for (const int kind : {0, 1, 2, 3}) {
         args.weights = kind % 2 ? weights.data() : nullptr;
@@ -103,12 +113,12 @@ void CheckSegmentSum(DType dtype, int64_t dim) {
         args.fresh = kind < 2 ? kFresh : nullptr;
         std::vector<S> expected = sums;
         args.sums = expected.data();
-        SumOneByOne<T, S>(args, 0, 6);  // the last segment is another thread's
+        SumOneByOne<T, S>(args, 1, 7);  // the first segment is another thread's
         for (const Kernels* set : Sets()) {
           std::vector<S> got = sums;
           args.sums = got.data();
-          set->segment_sum(args, 0, 2);
-          set->segment_sum(args, 2, 6);
+          set->segment_sum(args, 1, 3);
+          set->segment_sum(args, 3, 7);
           EXPECT(BytesOf(got) == BytesOf(expected), set->name, dim, mean, divisor, kind);
         }
       }

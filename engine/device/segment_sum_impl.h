@@ -7,11 +7,16 @@
 namespace recis {
 namespace {
 
-// Sums kVectors vectors of columns at once, so that they stay in registers.
+// Vectors of columns that are summed at once, so that they stay in registers.
+template <class S, int kVectors>
+struct Columns {
+  Vector<S> at[kVectors];
+};
+
+// A run of positions, one at least. The last vector has `last` lanes.
 template <int kVectors, bool kWeighted, class T, class S>
-RECIS_INLINE void SumColumns(const T* values, int64_t dim, const uint32_t* positions,
-                             const S* weights, int64_t count, bool fresh, S divisor, S* sum,
-                             int last) {
+RECIS_INLINE Columns<S, kVectors> SumRun(const T* values, int64_t dim, const uint32_t* positions,
+                                         const S* weights, int64_t count, int last) {
   constexpr int kWidth = kLanes<S>;
   const auto row = [=](int64_t k, int v) __attribute__((always_inline)) {
     const int lanes = v + 1 == kVectors ? last : kWidth;
@@ -19,17 +24,42 @@ RECIS_INLINE void SumColumns(const T* values, int64_t dim, const uint32_t* posit
     if constexpr (kWeighted) return value * weights[k];
     return value;
   };
-  Vector<S> total[kVectors];
-  for (int v = 0; v < kVectors; ++v) total[v] = row(0, v);
+  Columns<S, kVectors> total;
+  for (int v = 0; v < kVectors; ++v) total.at[v] = row(0, v);
   for (int64_t k = 1; k < count; ++k) {
-    for (int v = 0; v < kVectors; ++v) total[v] = total[v] + row(k, v);
+    for (int v = 0; v < kVectors; ++v) total.at[v] = total.at[v] + row(k, v);
   }
+  return total;
+}
+
+template <class S, int kVectors>
+RECIS_INLINE void Put(const Columns<S, kVectors>& total, bool fresh, S divisor, S* sum, int last) {
+  constexpr int kWidth = kLanes<S>;
   for (int v = 0; v < kVectors; ++v) {
     const int lanes = v + 1 == kVectors ? last : kWidth;
-    if (divisor != 1) total[v] = total[v] / divisor;
-    if (!fresh) total[v] = Load<S>(sum + v * kWidth, lanes) + total[v];
-    Store<S>(total[v], sum + v * kWidth, lanes);
+    Vector<S> value = total.at[v];
+    if (divisor != 1) value = value / divisor;
+    if (!fresh) value = Load<S>(sum + v * kWidth, lanes) + value;
+    Store<S>(value, sum + v * kWidth, lanes);
   }
+}
+
+template <int kVectors, bool kWeighted, class T, class S>
+RECIS_INLINE void SumColumns(const T* values, int64_t dim, const uint32_t* positions,
+                             const S* weights, int64_t count, bool fresh, S divisor, S* sum,
+                             int last) {
+  constexpr int64_t kRun = SegmentSumArgs::kRun;
+  const auto run = [=](int64_t first) __attribute__((always_inline)) {
+    const int64_t length = count - first < kRun ? count - first : kRun;
+    return SumRun<kVectors, kWeighted>(values, dim, positions + first,
+                                       kWeighted ? weights + first : weights, length, last);
+  };
+  Columns<S, kVectors> total = run(0);
+  for (int64_t first = kRun; first < count; first += kRun) {
+    const Columns<S, kVectors> next = run(first);
+    for (int v = 0; v < kVectors; ++v) total.at[v] = total.at[v] + next.at[v];
+  }
+  Put(total, fresh, divisor, sum, last);
 }
 
 template <bool kWeighted, class T, class S>

@@ -169,7 +169,8 @@ class DeviceTable : public Cuttable {
   Status AccumulateLocked(const DeviceNumbers& numbers, const Row* rows, const Row* found,
                           const void* values, DType dtype, bool mean, double divisor,
                           DeviceArrays* arrays);
-  static size_t AccumulateBytes(int64_t n);
+  size_t AccumulateBytes(int64_t n) const;
+  int64_t RunSumsBytes(int64_t n) const;
   static size_t WriteBytes(int64_t n);
   Status CopySlot(const Slot& slot, const int64_t* rows, int64_t n, std::byte* values) const;
   // Of the positions that hold a number the last one's value goes to its row.

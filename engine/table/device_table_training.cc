@@ -8,8 +8,14 @@
 namespace recis {
 // ---- gradient ---------------------------------------------------------------------------
 
-size_t DeviceTable::AccumulateBytes(int64_t n) {
-  return 4 * ArrayBytes<uint32_t>(n) + 2 * ArrayBytes<uint32_t>(n + 1) + ArrayBytes<bool>(n);
+int64_t DeviceTable::RunSumsBytes(int64_t n) const {
+  return AccumulateArgs::RunsFor(n) * schema_.slots()[0].count *
+         static_cast<int64_t>(SizeOf(AccumulatorOf(options_.dtype)));
+}
+
+size_t DeviceTable::AccumulateBytes(int64_t n) const {
+  return ArrayBytes<std::byte>(RunSumsBytes(n)) + 4 * ArrayBytes<uint32_t>(n) +
+         2 * ArrayBytes<uint32_t>(n + 1) + ArrayBytes<bool>(n);
 }
 
 Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* rows,
@@ -29,6 +35,7 @@ Status DeviceTable::AccumulateLocked(const DeviceNumbers& numbers, const Row* ro
   args.ranks = arrays->Take<uint32_t>(n + 1);
   args.targets = arrays->Take<uint32_t>(n);
   args.fresh = arrays->Take<bool>(n);
+  args.run_sums = arrays->Take<std::byte>(RunSumsBytes(n));
   return kernels().Accumulate(view(), args, stream());
 }
 

@@ -4,10 +4,12 @@
 #include <cstring>
 #include <map>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "base/testing.h"
 #include "base/thread_pool.h"
+#include "device/kernels.h"
 
 namespace recis {
 namespace {
@@ -20,20 +22,28 @@ class Model {
  public:
   void Add(const std::vector<Row>& rows, const std::vector<uint32_t>& inverse,
            const std::vector<float>& values, bool mean, float divisor) {
-    std::vector<Sum> added(rows.size());
-    std::vector<float> counts(rows.size());
+    std::vector<Sum> added(rows.size()), runs(rows.size());
+    std::vector<int64_t> counts(rows.size());
+    const auto end_run = [&](size_t number) {
+      Sum& sum = added[number];
+      if (sum.empty()) sum = std::exchange(runs[number], {});
+      for (int k = 0; !runs[number].empty() && k < kDim; ++k) sum[k] += runs[number][k];
+      runs[number].clear();
+    };
     for (size_t i = 0; i < inverse.size(); ++i) {
       const float* value = values.data() + i * kDim;
-      Sum& sum = added[inverse[i]];
-      if (counts[inverse[i]]++ == 0) {
-        sum.assign(value, value + kDim);
+      Sum& run = runs[inverse[i]];
+      if (run.empty()) {
+        run.assign(value, value + kDim);
       } else {
-        for (int k = 0; k < kDim; ++k) sum[k] += value[k];
+        for (int k = 0; k < kDim; ++k) run[k] += value[k];
       }
+      if (++counts[inverse[i]] % SegmentSumArgs::kRun == 0) end_run(inverse[i]);
     }
+    for (size_t i = 0; i < rows.size(); ++i) end_run(i);
     for (size_t i = 0; i < rows.size(); ++i) {
       if (rows[i] == kNoRow) continue;
-      for (float& s : added[i]) s /= mean ? divisor * counts[i] : divisor;
+      for (float& s : added[i]) s /= mean ? divisor * static_cast<float>(counts[i]) : divisor;
       const auto [place, is_new] = sums.emplace(rows[i], added[i]);
       for (int k = 0; !is_new && k < kDim; ++k) place->second[k] += added[i][k];
     }

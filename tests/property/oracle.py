@@ -2,9 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
+
+RUN = 64  # occurrences that are summed by themselves
 
 
 @dataclass
@@ -117,7 +121,7 @@ class Oracle:
     # ---- gradient ----
 
     def backward(self, seen, grads):
-        """Sums run over an id's occurrences in order; calls are added in order."""
+        """Sums run over an id's occurrences in order, by runs; calls are added in order."""
         for id, then in seen.rows.items():
             row = self.row_of.get(id)  # it may have got another one since
             if then is None or row is None:
@@ -131,10 +135,8 @@ class Oracle:
             self.add_gradient(row, mine, 1)
 
     def add_gradient(self, row, grads, divisor):
-        total = grads[0]
-        for grad in grads[1:]:
-            total = total + grad
-        total = total / self.number(divisor)
+        runs = [grads[first : first + RUN] for first in range(0, len(grads), RUN)]
+        total = reduce(add, (reduce(add, run) for run in runs)) / self.number(divisor)
         self.gradient[row] = self.gradient[row] + total if row in self.gradient else total
 
     def step(self, update, slots, hyper, step, accumulated):
