@@ -117,8 +117,24 @@ struct Runs {
   }
 };
 
-// An item is a place of a run and a group of columns, one a lane.
-template <class T, class S>
+template <int kColumns>
+struct Width {
+  static constexpr int value = kColumns;
+};
+
+// Calls f(column, Width()) for the columns of a lane: kColumns side by side, or one by one at the
+// end.
+template <int kColumns, class F>
+RECIS_DEVICE void ForColumns(int64_t lane, int64_t dim, F f) {
+  const int64_t begin = lane * kColumns;
+  if (begin + kColumns <= dim) return f(begin, Width<kColumns>());
+  for (int64_t column = begin; column < dim; ++column) {
+    f(column, Width<1>());
+  }
+}
+
+// An item is a place of a run and a group of columns, kColumns a lane.
+template <class T, class S, int kColumns>
 struct SumRuns {
   SegmentSumArgs args;
   Runs runs;
@@ -132,17 +148,19 @@ struct SumRuns {
     if (run.begin == run.end || args.targets[run.number] == SegmentSumArgs::kSkip) return;
     const S* const no_weights = nullptr;
     tile.Each([&](int lane) {
-      const int64_t column = item % groups * Tile::kLanes + lane;
-      if (column >= args.dim) return;
-      Put(SumRun<1, false>(static_cast<const T*>(args.values) + column, args.dim,
-                           args.positions + run.begin, no_weights, run.end - run.begin, 1),
-          true, S{1}, sums + place * args.dim + column, 1);
+      const int64_t first = item % groups * Tile::kLanes + lane;
+      ForColumns<kColumns>(first, args.dim, [&](int64_t column, auto width) {
+        Put(SumRun<decltype(width)::value, false>(static_cast<const T*>(args.values) + column,
+                                                  args.dim, args.positions + run.begin, no_weights,
+                                                  run.end - run.begin, 1),
+            true, S{1}, sums + place * args.dim + column, 1);
+      });
     });
   }
 };
 
-// An item is an id and a group of columns, one a lane. REQUIRES: runs are summed.
-template <class T, class S>
+// An item is an id and a group of columns, kColumns a lane. REQUIRES: runs are summed.
+template <class T, class S, int kColumns>
 struct SumOccurrences {
   SegmentSumArgs args;
   const uint32_t* count;
@@ -156,26 +174,30 @@ struct SumOccurrences {
     const uint32_t first = args.offsets[number];
     const int64_t occurrences = int64_t{args.offsets[number + 1]} - first;
     const S divisor = static_cast<S>(args.mean ? args.divisor * occurrences : args.divisor);
-    const S* const no_weights = nullptr;
     tile.Each([&](int lane) {
-      const int64_t column = item % groups * Tile::kLanes + lane;
-      if (column >= args.dim) return;
-      S* const sum = static_cast<S*>(args.sums) + args.targets[number] * args.dim + column;
-      if (occurrences <= Runs::kRun) {
-        SumColumns<1, false>(static_cast<const T*>(args.values) + column, args.dim,
-                             args.positions + first, no_weights, occurrences, args.fresh[number],
-                             divisor, sum, 1);
-        return;
-      }
-      const auto run = [&](int64_t begin) {
-        return run_sums[Runs::PlaceOf(begin, begin == first) * args.dim + column];
-      };
-      S total = run(first);
-      for (int64_t begin = first + Runs::kRun; begin < first + occurrences; begin += Runs::kRun) {
-        total = total + run(begin);
-      }
-      Put(Columns<S, 1>{total}, args.fresh[number], divisor, sum, 1);
+      const int64_t at = item % groups * Tile::kLanes + lane;
+      ForColumns<kColumns>(at, args.dim, [&](int64_t column, auto width) {
+        Put(Total<decltype(width)::value>(column, first, occurrences), args.fresh[number], divisor,
+            static_cast<S*>(args.sums) + args.targets[number] * args.dim + column, 1);
+      });
     });
+  }
+
+  template <int kWidth>
+  RECIS_DEVICE Columns<S, kWidth> Total(int64_t column, uint32_t first, int64_t occurrences) const {
+    if (occurrences <= Runs::kRun) {
+      const S* const no_weights = nullptr;
+      return SumRun<kWidth, false>(static_cast<const T*>(args.values) + column, args.dim,
+                                   args.positions + first, no_weights, occurrences, 1);
+    }
+    const S* run = run_sums + Runs::PlaceOf(first, true) * args.dim + column;
+    Columns<S, kWidth> total;
+    for (int v = 0; v < kWidth; ++v) total.at[v] = run[v];
+    for (int64_t begin = first + Runs::kRun; begin < first + occurrences; begin += Runs::kRun) {
+      run = run_sums + Runs::PlaceOf(begin, false) * args.dim + column;
+      for (int v = 0; v < kWidth; ++v) total.at[v] = total.at[v] + run[v];
+    }
+    return total;
   }
 };
 

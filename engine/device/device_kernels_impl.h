@@ -229,15 +229,24 @@ class KernelsOn final : public DeviceKernels {
   }
   template <class T, class S>
   void SumWith(const SegmentSumArgs& sums, const AccumulateArgs& args, Stream stream) {
-    const int64_t groups = (args.dim + kStrands<S> - 1) / kStrands<S>;
+    // Each lane reads what leads to its columns, so it has several where there are enough for all.
+    constexpr int kColumns = 16 / sizeof(S);
+    if (args.dim < kColumns * kStrands<S>) return SumBy<T, S, 1>(sums, args, stream);
+    SumBy<T, S, kColumns>(sums, args, stream);
+  }
+  template <class T, class S, int kColumns>
+  void SumBy(const SegmentSumArgs& sums, const AccumulateArgs& args, Stream stream) {
+    constexpr int64_t kGroup = kColumns * kStrands<S>;
+    const int64_t groups = (args.dim + kGroup - 1) / kGroup;
     auto* const run_sums = static_cast<S*>(args.run_sums);
-    const Runs runs{args.sorted_numbers, args.offsets, args.n};
     if (const int64_t places = AccumulateArgs::RunsFor(args.n); places > 0) {
-      executor_.template Run<kStrands<S>>(places * groups,
-                                          SumRuns<T, S>{sums, runs, run_sums, groups}, stream);
+      const Runs runs{args.sorted_numbers, args.offsets, args.n};
+      executor_.template Run<kStrands<S>>(
+          places * groups, SumRuns<T, S, kColumns>{sums, runs, run_sums, groups}, stream);
     }
     executor_.template Run<kStrands<S>>(
-        args.n * groups, SumOccurrences<T, S>{sums, args.count, run_sums, groups}, stream);
+        args.n * groups, SumOccurrences<T, S, kColumns>{sums, args.count, run_sums, groups},
+        stream);
   }
 
   template <class W, class S>

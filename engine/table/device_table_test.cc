@@ -32,7 +32,9 @@ void TryAll(const std::shared_ptr<Device>& device) {
   }
   // Ids that stand in a hundred positions each.
   for (const int64_t range : {1, 3, 7}) {
-    DevicePair({.dim = 19, .params = rules[0], .ids = 700, .range = range}, device, ++seed).Run(10);
+    DevicePair({.dim = range == 3 ? 19 : 70, .params = rules[0], .ids = 700, .range = range},
+               device, ++seed)
+        .Run(10);
   }
   for (const DType dtype : {DType::kInt8, DType::kInt32, DType::kInt64}) {
     DevicePair({.dtype = dtype, .distribution = Distribution::kConstant}, device, ++seed).Run(40);
