@@ -16,6 +16,8 @@ namespace recis::testing {
 
 // Trains, inserts, evicts, spills, cleans, commits and reopens. What an epoch does follows from
 // its number, and twins in memory do the same.
+// Place: makes the tables.
+template <class Place>
 class StoreWorkload {
  public:
   static constexpr uint64_t kEpochs = 5;
@@ -48,7 +50,7 @@ class StoreWorkload {
     for (const auto& [name, twin] : fresh) {
       Ids ids(40);
       for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int64_t>(1000 + i);
-      const auto table = Value(Table::Make(OptionsOf(name), store));
+      const auto table = Value(Place::Make(OptionsOf(name), store));
       Ok(Train(*table, ids, {}));
       Ok(Train(*twin, ids, {}));
       EXPECT(ContentOf(*table) == ContentOf(*twin), name, epoch);
@@ -68,8 +70,6 @@ class StoreWorkload {
   static constexpr int kCalls = 14;  // an epoch, of each table
   static constexpr int64_t kDim = 64, kBlockRows = 5;
   using Tables = std::map<std::string, std::shared_ptr<Table>>;
-  using Make = std::function<std::shared_ptr<Table>(const std::string&)>;
-  using Try = std::function<bool(const std::function<Status()>&)>;
 
   StoreWorkload(std::string path, int* failures) : path_(std::move(path)), failures_(failures) {}
 
@@ -129,7 +129,7 @@ class StoreWorkload {
       EXPECT_EQ(Value(store->State()), StateOf(epoch));
     }
     for (const auto& [name, content] : Expected(epoch)) {
-      EXPECT(ContentOf(*Value(Table::Make(OptionsOf(name), store))) == content, name, epoch);
+      EXPECT(ContentOf(*Value(Place::Make(OptionsOf(name), store))) == content, name, epoch);
     }
     return epoch;
   }
@@ -165,7 +165,7 @@ class StoreWorkload {
   bool RunEpoch() {
     const uint64_t epoch = epoch_ + 1;
     for (const std::string& name : NamesAt(epoch)) {
-      const auto table = Value(Table::Make(OptionsOf(name), store_));
+      const auto table = Value(Place::Make(OptionsOf(name), store_));
       std::vector<int> states;
       const auto add = [&]() -> Status {
         auto added = TryAddStates(*table);

@@ -7,6 +7,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cold/log_testing.h"
@@ -72,8 +73,38 @@ inline Content ContentOf(const Table& table) {
   return content;
 }
 
+// What a table on a device takes and gives otherwise: no `stream`, and a gradient that may not go.
+template <class AnyTable>
+auto LookupInto(AnyTable& table, const Ids& ids, std::byte* out) {
+  const auto n = static_cast<int64_t>(ids.size());
+  if constexpr (std::is_same_v<AnyTable, Table>) {
+    return table.Lookup(ids.data(), n, nullptr, out, false);
+  } else {
+    return table.Lookup(ids.data(), n, nullptr, out);
+  }
+}
+template <class AnyTable>
+Status ReadInto(const AnyTable& table, const Ids& ids, std::byte* out) {
+  const auto n = static_cast<int64_t>(ids.size());
+  if constexpr (std::is_same_v<AnyTable, Table>) {
+    return table.Read(ids.data(), n, out, false);
+  } else {
+    return table.Read(ids.data(), n, out);
+  }
+}
+template <class AnyTable>
+Status DropGradient(AnyTable& table) {
+  if constexpr (std::is_same_v<AnyTable, Table>) {
+    table.ClearGradient();
+    return {};
+  } else {
+    return table.ClearGradient();
+  }
+}
+
 // The states of Adam. Adding them again changes nothing.
-inline Result<std::vector<int>> TryAddStates(Table& table) {
+template <class AnyTable>
+Result<std::vector<int>> TryAddStates(AnyTable& table) {
   std::vector<int> states;
   for (const char* name : {"m", "v"}) {
     Result<int> added = table.AddSlot({.name = name, .shape = {DimOf(table)}});
@@ -85,21 +116,20 @@ inline Result<std::vector<int>> TryAddStates(Table& table) {
 inline std::vector<int> AddStates(Table& table) { return Value(TryAddStates(table)); }
 
 // One step of Adam, or of SGD where there are no states. A step that failed may be made again.
-inline Status Train(Table& table, const Ids& ids, const std::vector<int>& states) {
+template <class AnyTable>
+Status Train(AnyTable& table, const Ids& ids, const std::vector<int>& states) {
   Values values(ids.size() * DimOf(table));
-  auto batch = table.Lookup(ids.data(), static_cast<int64_t>(ids.size()), nullptr,
-                            reinterpret_cast<std::byte*>(values.data()), false);
+  auto batch = LookupInto(table, ids, reinterpret_cast<std::byte*>(values.data()));
   if (!batch.ok()) return batch.status();
   for (size_t i = 0; i < values.size(); ++i) values[i] += static_cast<float>(i % 7);
-  table.ClearGradient();
+  RECIS_RETURN_IF_ERROR(DropGradient(table));
   RECIS_RETURN_IF_ERROR(table.Accumulate(*batch.value(), values.data(), DType::kFloat32, false, 1));
   RuleParams params{.rule = states.empty() ? Rule::kSgd : Rule::kAdam, .step_size = 0.1};
   params.beta1 = 0.9;
   params.beta2 = 0.99;
   params.eps = 1e-8;
   RECIS_RETURN_IF_ERROR(table.Step(params, states));
-  table.ClearGradient();
-  return {};
+  return DropGradient(table);
 }
 
 // Random calls; the same seed gives the same ones.
@@ -130,7 +160,8 @@ class Workload {
     return call;
   }
 
-  static Status Do(const Call& call, Table& table, const std::vector<int>& states) {
+  template <class AnyTable>
+  static Status Do(const Call& call, AnyTable& table, const std::vector<int>& states) {
     const auto n = static_cast<int64_t>(call.ids.size());
     switch (call.kind) {
       case Call::kTrain:
@@ -145,7 +176,7 @@ class Workload {
         break;
     }
     Values values(call.ids.size() * DimOf(table));
-    return table.Read(call.ids.data(), n, reinterpret_cast<std::byte*>(values.data()), false);
+    return ReadInto(table, call.ids, reinterpret_cast<std::byte*>(values.data()));
   }
 
   void Run(Table& table, const std::vector<int>& states, int calls) {

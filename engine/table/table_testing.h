@@ -27,7 +27,10 @@ inline std::shared_ptr<Table> MakeTable(std::vector<int64_t> shape, DrawArgs dra
   return std::move(table.value());
 }
 
-inline int64_t DimOf(const Table& table) { return table.Slots()[0].count; }
+template <class AnyTable>
+int64_t DimOf(const AnyTable& table) {
+  return table.Slots()[0].count;
+}
 
 struct Found {
   std::shared_ptr<Batch> batch;
