@@ -125,6 +125,13 @@ OPERATIONS = {
         lambda work, folder: work.save_store(_store_beside(folder), folder / "snapshots", 2),
         {1}, {2}, {1, 2},
     ),
+    "device": Operation(
+        _store,
+        lambda work, folder: work.save_beside_on_device(
+            _store_beside(folder), folder / "snapshots", 2
+        ),
+        {1}, {2}, {1, 2},
+    ),
     "gc": Operation(
         _chains,
         lambda _, folder: _command("gc", folder / "snapshots", "--keep", "1"),

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 ALL = os.environ.get("RECIS_CRASH") == "all"
 EVERY = "1" if ALL else "40"
 STATES = "5000" if ALL else "400"
-OPERATIONS = ["first save", "save", "delta", "shards", "background", "store", "gc", "reshard"]
+OPERATIONS = "first save,save,delta,shards,background,store,device,gc,reshard".split(",")
 OPERATIONS += ["compact"] if ALL else []  # which is reshard with the shards there are
 
 

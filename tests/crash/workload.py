@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,10 +56,11 @@ class Workload:
         for shard in range(shards):
             self._saver(root, step, self._tables, shard, shards, parent).save(step)
 
-    def save_beside(self, root: Path, step: int) -> None:
+    def save_beside(self, root: Path, step: int, tables: Tables | None = None) -> None:
         """Saves what there is while all rows change, and change back."""
-        handle = self._saver(root, step, self._tables).save_async(step)
-        for table in self._tables.values():
+        tables = self._tables if tables is None else tables
+        handle = self._saver(root, step, tables).save_async(step)
+        for table in tables.values():
             rows, slot = table.table.ids_map()[1], table.table.get_slot("embedding")
             values = slot.read(rows)
             slot.write(rows, torch.zeros_like(values))
@@ -68,12 +70,21 @@ class Workload:
     def put_into(self, path: Path) -> None:
         """Makes a store of the tables as they are, most of whose rows are cold."""
         with Store(path, hot_bytes=400) as store:
-            tables = _make_tables(store)
+            tables = _make_tables(store=store)
             for name, table in tables.items():
                 ids, rows = self._tables[name].table.ids_map()
                 slots = self._tables[name].table.slot_group().slots()
                 table.table.restore(ids, {slot.name(): slot.read(rows) for slot in slots})
             store.commit(1)
+
+    def save_beside_on_device(self, path: Path, root: Path, step: int) -> None:
+        """The same of the tables of a store, with some of their rows on a device."""
+        with Store(path, hot_bytes=400) as store:
+            tables = _make_tables(store=store, device="emulated", device_bytes=160)
+            for table in tables.values():
+                table(table.ids())
+                assert table.stats()["device_rows"] > 0
+            self.save_beside(root, step, tables)
 
     def save_store(self, path: Path, root: Path, step: int) -> None:
         """Saves the tables of a store."""
@@ -141,10 +152,10 @@ def _files(root: Path, found: list[int]) -> Files:
     return frozenset((str(p.relative_to(root)), p.read_bytes()) for p in paths if p.is_file())
 
 
-def _make_tables(store: Store | None = None) -> Tables:
+def _make_tables(**place: Any) -> Tables:
     tables = {
-        "users": HashTable([4], name="users", slice=_SLICE, store=store),
-        "items": HashTable([3], dtype=torch.float16, name="items", slice=_SLICE, store=store),
+        "users": HashTable([4], name="users", slice=_SLICE, **place),
+        "items": HashTable([3], dtype=torch.float16, name="items", slice=_SLICE, **place),
     }
     for table in tables.values():
         HashtableRegister().release(table.table)  # there will be others of this name
