@@ -273,6 +273,15 @@ class Table:
         )
         return out, batch
 
+    def lookup_prefetched(
+        self, found: _engine.Prefetched, ids: Tensor, policy: _engine.AdmissionPolicy | None
+    ) -> tuple[Tensor, _engine._Batch]:
+        """`lookup` of ids of which `prefetch` gave this."""
+        use_torch_threads(ids.numel())
+        out, _ = new_output((*ids.shape, *self.shape), self.dtype, self.device)
+        cached = cast("_engine.CachedTable", self.engine)
+        return out, cached.lookup_prefetched(found, policy, out.data_ptr())
+
     def lookup_asking(
         self, ids: Tensor, ask: AskAdmission, times: Tensor | None = None
     ) -> tuple[Tensor, _engine._Batch]:
@@ -314,11 +323,16 @@ class Table:
         self.engine.rows(given.data_ptr(), given.numel(), out.data_ptr())
         return out.to(ids.device)
 
-    def prefetch(self, ids: Tensor) -> None:
-        """Starts promoting the rows of these ids; see `HashTable.prefetch`."""
-        if self.store is not None:
-            stored = cast("_engine._StoredTable", self.engine)
-            stored.prefetch(ids.data_ptr(), ids.numel())
+    def prefetch(self, ids: Tensor) -> _engine.Prefetched | None:
+        """Starts promoting the rows of these ids; see `HashTable.prefetch`.
+
+        Returns:
+            For `lookup_prefetched`, of a table in a store with rows on a device.
+        """
+        if self.store is None:
+            return None
+        stored = cast("_engine._StoredTable", self.engine)
+        return stored.prefetch(ids.data_ptr(), ids.numel())
 
     # ---- change ----
 

@@ -126,6 +126,45 @@ def test_prefetched_rows_come_to_the_device_before_they_are_looked_up(make_table
         assert table.stats()["device_promotes"] == 50
 
 
+def test_prefetched_batches_train_as_their_ids_do(make_table, tmp_path):
+    batches = [torch.randint(0, 60, (n,)) for n in (40, 1, 0, 40, 30, 40)]
+    contents = []
+    for ahead in (True, False):
+        table = make_table(name=f"t{ahead}", grad_reduce_by="id")
+        optimizer = OPTIMIZERS["adam"][0]({"t": table.table}, **OPTIMIZERS["adam"][1])
+        coming = [ids.to(table.device) for ids in batches]
+        if ahead:
+            coming[0] = table.prefetch(coming[0])
+        for k, batch in enumerate(coming):
+            if ahead and k + 1 < len(coming):
+                coming[k + 1] = table.prefetch(coming[k + 1])
+            out = table(batch, admit_hook=FrequencyAdmitHook(2))
+            (out * out).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        contents.append(by_id(table))
+    assert contents[0] == contents[1]
+
+
+def test_what_was_prefetched_can_be_looked_up_again(make_table):
+    table = make_table()
+    ids = torch.arange(12, device=table.device).view(3, 4)
+    ahead = table.prefetch(ids)
+    assert ahead.ids is ids
+    assert torch.equal(table(ahead), table(ids))
+    assert torch.equal(table(ahead), table(ids))
+    assert torch.equal(table.eval()(ahead), table(ids))
+
+
+def test_only_the_table_that_prefetched_ids_takes_them(make_table):
+    one, two = make_table(name="one"), make_table(name="two")
+    ahead = one.prefetch(torch.arange(3, device=one.device))
+    with pytest.raises(ValueError, match=r"table 'two': ids that table 'one' prefetched"):
+        two(ahead)
+    assert len(two) == 0
+    assert one(ahead).shape[0] == 3
+
+
 def test_what_a_device_holds_is_said_of_a_table_in_a_store_alone(device, tmp_path):
     with Store(tmp_path) as store:
         wrong = {"device_bytes": 1 << 20} if device == "cpu" else {}

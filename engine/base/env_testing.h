@@ -12,11 +12,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,6 +35,19 @@ class ScopedEnv {
 };
 
 inline iovec Half(const iovec* parts) { return {parts[0].iov_base, parts[0].iov_len / 2}; }
+
+// Does something right before the next read, on a thread that holds none of the reader's locks.
+class Interrupted : public Env {
+ public:
+  explicit Interrupted(std::function<void()> what) : what_(std::move(what)) {}
+  ssize_t Preadv(int fd, const iovec* parts, int count, off_t offset) override {
+    if (const auto what = std::exchange(what_, nullptr)) std::thread(what).join();
+    return Env::Preadv(fd, parts, count, offset);
+  }
+
+ private:
+  std::function<void()> what_;
+};
 
 // Counts the calls that change files, or make changes durable; the `at`th (from 1) goes wrong.
 class FaultEnv : public Env {

@@ -40,6 +40,7 @@ py::dict CacheStatsDict(const CachedTable& table) {
 }  // namespace
 
 void InitCachedTable(py::module_& module) {
+  py::class_<Prefetched, std::shared_ptr<Prefetched>>(module, "Prefetched");
   py::class_<CachedTable, std::shared_ptr<CachedTable>> bound(module, "CachedTable");
   bound
       .def(py::init(&MakeTable), py::arg("name"), py::arg("dtype"), py::arg("shape"),
@@ -48,9 +49,15 @@ void InitCachedTable(py::module_& module) {
       .def(
           "prefetch",
           [](CachedTable& t, uintptr_t ids, int64_t n) {
-            ThrowIfError(t.Prefetch(Address<const int64_t>(ids), n));
+            return ValueOrThrow(t.Prefetch(Address<const int64_t>(ids), n));
           },
           py::arg("ids"), py::arg("n"), Unlocked())
+      .def(
+          "lookup_prefetched",
+          [](CachedTable& t, Prefetched& prefetched, AdmissionPolicy* policy, uintptr_t out) {
+            return ValueOrThrow(t.Lookup(prefetched, policy, Address<std::byte>(out)));
+          },
+          py::arg("prefetched"), py::arg("policy").none(true), py::arg("out"), Unlocked())
       .def("cache_stats", &CacheStatsDict);
   BindTable<CachedTable, CachedBatch, /*kStreams=*/false>(bound);
 }

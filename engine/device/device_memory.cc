@@ -18,11 +18,20 @@ void Device::GoOnAt(Stream next) {
   stream = next;  // not sooner: memory that is given back now may still be in use on the other
 }
 
-Status Device::MakeOwnStream() {
-  if (own_stream != nullptr) return {};
-  Result<Stream> made = space->NewStream();
-  if (made.ok()) own_stream = made.value();
-  return made.status();
+Device::~Device() {
+  for (const Stream made : {own_stream, copy_stream}) {
+    if (made != nullptr) space->FreeStream(made);
+  }
+}
+
+Status Device::MakeOwnStreams() {
+  for (Stream* each : {&own_stream, &copy_stream}) {
+    if (*each != nullptr) continue;
+    Result<Stream> made = space->NewStream();
+    if (!made.ok()) return made.status();
+    *each = made.value();
+  }
+  return {};
 }
 
 OnOwnStream::OnOwnStream(Device& device, For whom)

@@ -23,19 +23,22 @@ struct Device {
   std::shared_ptr<Space> space;
   std::shared_ptr<DeviceKernels> kernels;
   std::atomic<Stream> stream{nullptr};  // of the last call
-  Stream own_stream{nullptr};           // see MakeOwnStream()
+  Stream own_stream{nullptr};           // see MakeOwnStreams()
+  Stream copy_stream{nullptr};
 
-  ~Device() {
-    if (own_stream != nullptr) space->FreeStream(own_stream);
-  }
-  // A stream beside those of callers, for OnOwnStream; made once.
-  Status MakeOwnStream();
+  ~Device();
+  // Two streams beside those of callers, made once: for OnOwnStream, and for what is copied to the
+  // host while that goes on.
+  Status MakeOwnStreams();
   // What is enqueued from now on is done on another stream, after what is on this one.
   void GoOnAt(Stream next);
   // Copies a few values to the host, and waits for them.
   Status Fetch(const void* from, size_t bytes, void* to) const {
-    RECIS_RETURN_IF_ERROR(space->Copy(to, from, bytes, stream));
-    return space->Wait(stream);
+    return FetchOn(stream, from, bytes, to);
+  }
+  Status FetchOn(Stream on, const void* from, size_t bytes, void* to) const {
+    RECIS_RETURN_IF_ERROR(space->Copy(to, from, bytes, on));
+    return space->Wait(on);
   }
 };
 

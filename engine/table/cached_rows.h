@@ -37,6 +37,10 @@ class CachedRows {
   Frame FrameOf(Row row) const {
     return row < known_rows_ ? frames_[row] - 1 : kNoFrame;  // 0, none, becomes kNoFrame
   }
+  // The row of this id if the frame, or what once was one, holds it; else kNoRow.
+  Row RowOf(Frame frame, int64_t id) const {
+    return frame < entries_.size() && entries_[frame].id == id ? entries_[frame].row : kNoRow;
+  }
   const Entry& At(Frame frame) const { return entries_[frame]; }
   int64_t size() const { return size_; }
   int64_t room() const { return capacity_ - size_; }

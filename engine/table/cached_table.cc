@@ -11,7 +11,7 @@ Result<std::shared_ptr<CachedTable>> CachedTable::Make(TableOptions options,
                                                        const std::shared_ptr<Device>& device,
                                                        int64_t bytes) {
   const std::string name = options.name;
-  RECIS_RETURN_IF_ERROR(device->MakeOwnStream());
+  RECIS_RETURN_IF_ERROR(device->MakeOwnStreams());
   const OnOwnStream on_own(*device, OnOwnStream::For::kCaller);
   Result<std::shared_ptr<Table>> table = Table::Make(std::move(options), store, /*fronted=*/true);
   if (!table.ok()) return table.status();
@@ -42,6 +42,12 @@ Status CachedTable::Usable() const {
 Status CachedTable::Changeable() const {
   const std::shared_lock<SharedMutex> lock(store_->mutex());
   return store_->Changeable();
+}
+
+Status CachedBatch::CopyToHost(Stream stream) {
+  Result<std::shared_ptr<Batch>> host = on_device->OnHost(stream);
+  if (host.ok()) batch = std::move(host.value());
+  return host.status();
 }
 
 // ---- what is where --------------------------------------------------------------------------
@@ -89,13 +95,22 @@ Result<std::shared_ptr<Cut>> CachedTable::TakeCut(bool delta, int64_t pool_bytes
 
 // ---- whole table ----------------------------------------------------------------------------
 
+void CachedTable::UseFrames(DeviceCache::Frames frames) {
+  Result<TableStats> until_now = cache_.table().Stats();
+  if (until_now.ok()) {
+    lookups_ += until_now.value().lookups;
+    hits_ += until_now.value().hits;
+  }
+  cache_.Use(std::move(frames));
+}
+
 Status CachedTable::Clear() {
   const Lock lock(*this);
   // Made first, so that a failure changes nothing.
   Result<DeviceCache::Frames> frames = cache_.FramesFor(cache_.schema().slots());
   if (!frames.ok()) return frames.status();
   RECIS_RETURN_IF_ERROR(table_->Clear());
-  cache_.Use(std::move(frames.value()));
+  UseFrames(std::move(frames.value()));
   ++evictions_;
   return cache_.ClearGradient();
 }
@@ -112,12 +127,12 @@ Result<int64_t> CachedTable::IdsMap(int64_t capacity, int64_t* ids, int64_t* row
 Result<TableStats> CachedTable::Stats() const {
   const Lock lock(*this);
   TableStats stats = table_->Stats();
-  Result<int64_t> pending = cache_.table().GradientRows();
-  if (!pending.ok()) return pending.status();
-  stats.gradient_rows += pending.value();
-  stats.lookups = lookups_;
-  stats.hits = hits_;
-  stats.misses = lookups_ - hits_;
+  Result<TableStats> on_device = cache_.table().Stats();
+  if (!on_device.ok()) return on_device.status();
+  stats.gradient_rows += on_device.value().gradient_rows;
+  stats.lookups = lookups_ + on_device.value().lookups;
+  stats.hits = hits_ + on_device.value().hits;
+  stats.misses = stats.lookups - stats.hits;
   return stats;
 }
 

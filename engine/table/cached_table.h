@@ -7,8 +7,9 @@
 // a batch of more rows than fit costs time and nothing else.
 //
 // Pointers to ids, rows and values are to memory of the device; `times` and `admit` are the host's.
-// Rows are the table's. A lookup waits for the device, since a miss must be answered by the table;
-// gradients and steps of what is all on the device do not.
+// Rows are the table's. A lookup waits for the device, since a miss must be answered by the table.
+// It does not if its ids were prefetched and their rows are there, nor do gradients and steps of
+// such rows, nor reading while the device has all rows.
 //
 // The table works on a stream of its own, in the order of calls: each follows what its caller's
 // stream has so far, and that goes on after it. A prefetch follows nothing but the table's calls,
@@ -44,6 +45,8 @@ namespace recis {
 struct CachedBatch {
   Result<std::shared_ptr<Batch>> OnHost() const { return batch; }
   Result<int64_t> CountDistinct() const { return batch->distinct; }
+  // Makes `batch`, in frames as yet. Waits for the stream.
+  Status CopyToHost(Stream stream);
 
   int64_t size = 0;              // ids asked for, repeats included
   std::shared_ptr<Batch> batch;  // in rows of the table, in the host's memory
@@ -57,6 +60,24 @@ struct CachedBatch {
   mutable std::vector<Place> places;       // (distinct), true as of `moves`
   mutable uint64_t moves = 0;
   uint64_t evictions = 0;  // the table's count when the rows of `batch` were true
+};
+
+// The ids of a prefetch, for the one lookup of them that may follow.
+class Prefetched {
+ private:
+  friend class CachedTable;
+  // stream: that has the batch's numbers.
+  Prefetched(std::shared_ptr<CachedBatch> batch, Stream stream)
+      : batch_(std::move(batch)), stream_(stream) {}
+  // Once, by who comes first; others wait for that. Nobody needs the table's lock.
+  Status CopyToHost();
+
+  const std::shared_ptr<CachedBatch> batch_;
+  const Stream stream_;
+  std::once_flag copying_;
+  Status copied_;
+  bool placed_ = false;     // its places were told. GUARDED_BY the table's lock
+  bool looked_up_ = false;  // GUARDED_BY the table's lock
 };
 
 class CachedTable : public StoreFront, public std::enable_shared_from_this<CachedTable> {
@@ -80,8 +101,11 @@ class CachedTable : public StoreFront, public std::enable_shared_from_this<Cache
   Status AdmitFound(CachedBatch& batch, const bool* admit);
   Status Gather(CachedBatch& batch, std::byte* out) const;
   // Starts promoting, in the background, the rows of these ids from wherever they are. Those of the
-  // last lookup are not spilled for them.
-  Status Prefetch(const int64_t* ids, int64_t n);
+  // last lookup are not spilled for them. Waits for nothing.
+  Result<std::shared_ptr<Prefetched>> Prefetch(const int64_t* ids, int64_t n);
+  // Of prefetched ids, once. Waits for the device only if their rows are not there yet.
+  Result<std::shared_ptr<CachedBatch>> Lookup(Prefetched& prefetched, AdmissionPolicy* policy,
+                                              std::byte* out);
   Status Contains(const int64_t* ids, int64_t n, bool* out) const;
   Status Rows(const int64_t* ids, int64_t n, int64_t* rows) const;
 
@@ -174,12 +198,23 @@ class CachedTable : public StoreFront, public std::enable_shared_from_this<Cache
     return device_->space->Wait(device_->stream);
   }
 
-  // Rows of ids that are not cached are kNoRow.
+  // Numbers ids and looks for them among what is cached. Waits for nothing.
+  Result<std::shared_ptr<CachedBatch>> StartFinding(const int64_t* ids, int64_t n,
+                                                    const uint32_t* times) const;
+  // Makes rows of what the device has found; those of ids that are not cached are kNoRow.
+  // REQUIRES: it was copied to the host, and no places were told.
+  void TellPlaces(CachedBatch& batch) const;
+  // All of that.
   Result<std::shared_ptr<CachedBatch>> FindOnDevice(const int64_t* ids, int64_t n,
                                                     const uint32_t* times) const;
+  // REQUIRES: it was copied to the host.
+  CachedBatch& PlacedBatch(Prefetched& prefetched) const;
   // The distinct ids whose records are not on the device.
   static Indices NotCached(const CachedBatch& batch);
   static std::vector<int64_t> IdsOf(const CachedBatch& batch, const Indices& which);
+  // Of those of `which` that have one.
+  static std::vector<RowOfId> RowsOf(const CachedBatch& batch, const Indices& which);
+  static void AddFrames(const CachedBatch& batch, std::vector<Frame>* frames);
   static void SetRow(CachedBatch& batch, uint32_t i, Row row);
   // The rows of `batch` are those of now, wherever they may be.
   void RowsAreTrue(CachedBatch& batch) const {
@@ -190,13 +225,17 @@ class CachedTable : public StoreFront, public std::enable_shared_from_this<Cache
   void Count(const CachedBatch& batch) const;
   // Makes its places true, whatever has moved since.
   Status Place(const CachedBatch& batch) const;
+  // Makes it what a lookup of its ids would find on the device now.
+  Status Refresh(CachedBatch& batch) const;
   Status PlaceOnDevice(const CachedBatch& batch) const;
   // values: embeddings of what is missing, (missing, *shape).
   Status AskTable(CachedBatch& batch, const Indices& missing, AdmissionPolicy* policy,
                   std::byte* values);
   Status Promote(CachedBatch& batch, const Indices& missing);
+  // Looks up what was found.
+  Status Answer(CachedBatch& batch, AdmissionPolicy* policy, std::byte* out);
   // What a prefetch does in the background. Takes the lock.
-  void PrefetchIds(const int64_t* ids, int64_t n);
+  void PrefetchRows(Prefetched& prefetched);
   // Embeddings of what is cached, and those in `values` of what else there is of `others`.
   Status GatherFrom(const CachedBatch& batch, const Indices& others, const std::byte* values,
                     std::byte* out) const;
@@ -228,6 +267,8 @@ class CachedTable : public StoreFront, public std::enable_shared_from_this<Cache
   Status WriteBack(const std::vector<int64_t>& rows) const {
     return cache_.WriteBack(FramesOf(rows));
   }
+  // Goes on with these, as DeviceCache::Use() does, and with the counts there are.
+  void UseFrames(DeviceCache::Frames frames);
   Status WriteBackAll() const { return cache_.WriteBack(cache_.rows().Dirty()); }
 
   const std::shared_ptr<Table> table_;
@@ -236,9 +277,9 @@ class CachedTable : public StoreFront, public std::enable_shared_from_this<Cache
   const int64_t bytes_;
   mutable std::mutex mutex_;  // guards all below, before the store's
   mutable DeviceCache cache_;
-  std::vector<Row> used_;   // by the last lookup; distinct
-  uint64_t evictions_ = 0;  // calls that freed rows
-  mutable int64_t lookups_ = 0, hits_ = 0;
+  std::vector<Row> used_;                   // by the last lookup; distinct
+  uint64_t evictions_ = 0;                  // calls that freed rows
+  mutable int64_t lookups_ = 0, hits_ = 0;  // besides those that the cache's table counts
 };
 
 }  // namespace recis

@@ -9,25 +9,37 @@ namespace recis {
 
 // ---- finding --------------------------------------------------------------------------------
 
-Result<std::shared_ptr<CachedBatch>> CachedTable::FindOnDevice(const int64_t* ids, int64_t n,
+Result<std::shared_ptr<CachedBatch>> CachedTable::StartFinding(const int64_t* ids, int64_t n,
                                                                const uint32_t* times) const {
-  Result<std::shared_ptr<DeviceBatch>> found = cache_.table().Find(ids, n, times);
+  Result<std::shared_ptr<DeviceBatch>> found = cache_.table().FindUncounted(ids, n, times);
   if (!found.ok()) return found.status();
-  Result<std::shared_ptr<Batch>> host = found.value()->OnHost();
-  if (!host.ok()) return host.status();
   auto batch = std::make_shared<CachedBatch>();
   batch->size = n;
-  batch->batch = std::move(host.value());
   batch->on_device = std::move(found.value());
   batch->moves = Moves();
   batch->evictions = evictions_;
-  Row* rows = batch->batch->row_data();  // frames, as yet
-  for (int64_t i = 0; i < batch->batch->distinct; ++i) {
-    const Frame frame = rows[i];
-    if (frame != CachedRows::kNoFrame) rows[i] = cache_.rows().At(frame).row;
-    batch->places.push_back({rows[i], frame});
-  }
   return batch;
+}
+
+void CachedTable::TellPlaces(CachedBatch& batch) const {
+  const int64_t distinct = batch.batch->distinct;
+  const int64_t* ids = batch.batch->id_data();
+  Row* rows = batch.batch->row_data();  // frames, as yet
+  batch.places.reserve(static_cast<size_t>(distinct));
+  for (int64_t i = 0; i < distinct; ++i) {
+    const Frame frame = rows[i];
+    rows[i] = cache_.rows().RowOf(frame, ids[i]);
+    batch.places.push_back({rows[i], frame});
+  }
+}
+
+Result<std::shared_ptr<CachedBatch>> CachedTable::FindOnDevice(const int64_t* ids, int64_t n,
+                                                               const uint32_t* times) const {
+  Result<std::shared_ptr<CachedBatch>> found = StartFinding(ids, n, times);
+  if (!found.ok()) return found;
+  RECIS_RETURN_IF_ERROR(found.value()->CopyToHost(device_->stream));
+  TellPlaces(*found.value());
+  return found;
 }
 
 CachedTable::Indices CachedTable::NotCached(const CachedBatch& batch) {
@@ -44,6 +56,15 @@ std::vector<int64_t> CachedTable::IdsOf(const CachedBatch& batch, const Indices&
   return ids;
 }
 
+std::vector<RowOfId> CachedTable::RowsOf(const CachedBatch& batch, const Indices& which) {
+  std::vector<RowOfId> rows;
+  for (const uint32_t i : which) {
+    const Row row = batch.places[i].row;
+    if (row != kNoRow) rows.push_back({batch.batch->id_data()[i], row});
+  }
+  return rows;
+}
+
 void CachedTable::SetRow(CachedBatch& batch, uint32_t i, Row row) {
   batch.batch->row_data()[i] = row;
   batch.places[i].row = row;
@@ -58,10 +79,11 @@ void CachedTable::FindInTable(CachedBatch& batch, const Indices& which) const {
 
 void CachedTable::Count(const CachedBatch& batch) const {
   const Batch& found = *batch.batch;
-  for (int64_t i = 0; i < found.size; ++i) {
-    hits_ += found.row_data()[found.inverse_data()[i]] != kNoRow;
-  }
+  const Row* rows = found.row_data();
   lookups_ += found.size;
+  hits_ += found.size;
+  if (std::find(rows, rows + found.distinct, kNoRow) == rows + found.distinct) return;
+  for (int64_t i = 0; i < found.size; ++i) hits_ -= rows[found.inverse_data()[i]] == kNoRow;
 }
 
 Status CachedTable::Place(const CachedBatch& batch) const {
@@ -85,6 +107,18 @@ Status CachedTable::Place(const CachedBatch& batch) const {
   if (moved) RECIS_RETURN_IF_ERROR(PlaceOnDevice(batch));
   batch.moves = Moves();
   return {};
+}
+
+Status CachedTable::Refresh(CachedBatch& batch) const {
+  if (batch.moves == Moves()) return {};
+  const bool freed = batch.evictions != evictions_;  // then other ids may have these rows
+  Indices open;
+  for (uint32_t i = 0; i < batch.places.size(); ++i) {
+    if (freed || batch.places[i].row == kNoRow) open.push_back(i);
+  }
+  FindInTable(batch, open);
+  RowsAreTrue(batch);
+  return Place(batch);
 }
 
 Status CachedTable::PlaceOnDevice(const CachedBatch& batch) const {
@@ -124,6 +158,8 @@ Status CachedTable::GatherFrom(const CachedBatch& batch, const Indices& others,
 Status CachedTable::Read(const int64_t* ids, int64_t n, std::byte* out) const {
   const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(Usable());
+  // What is not there is nowhere.
+  if (cache_.rows().size() == table_->size()) return cache_.table().Read(ids, n, out);
   Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, nullptr);
   if (!found.ok()) return found.status();
   CachedBatch& batch = *found.value();
@@ -163,23 +199,23 @@ Status CachedTable::AskTable(CachedBatch& batch, const Indices& missing, Admissi
   return {};
 }
 
+void CachedTable::AddFrames(const CachedBatch& batch, std::vector<Frame>* frames) {
+  for (const CachedBatch::Place& place : batch.places) {
+    if (place.frame != CachedRows::kNoFrame) frames->push_back(place.frame);
+  }
+}
+
 Status CachedTable::Promote(CachedBatch& batch, const Indices& missing) {
-  std::vector<Frame> kept;
   used_.clear();
   for (const CachedBatch::Place& place : batch.places) {
     if (place.row != kNoRow) used_.push_back(place.row);
-    if (place.frame == CachedRows::kNoFrame) continue;
-    cache_.Touch(place.frame);
-    kept.push_back(place.frame);
+    if (place.frame != CachedRows::kNoFrame) cache_.Touch(place.frame);
   }
-  std::vector<RowOfId> wanted;
-  for (const uint32_t i : missing) {
-    if (batch.places[i].row != kNoRow) {
-      wanted.push_back({batch.batch->id_data()[i], batch.places[i].row});
-    }
-  }
+  if (missing.empty()) return {};
+  std::vector<Frame> kept;
+  AddFrames(batch, &kept);
   // What the device has no memory for stays where it is.
-  (void)cache_.Promote(std::move(wanted), kept);
+  (void)cache_.Promote(RowsOf(batch, missing), kept);
   if (batch.moves == Moves()) return {};
   for (const uint32_t i : missing) {
     batch.places[i].frame = cache_.rows().FrameOf(batch.places[i].row);
@@ -195,13 +231,16 @@ Result<std::shared_ptr<CachedBatch>> CachedTable::Lookup(const int64_t* ids, int
   RECIS_RETURN_IF_ERROR(Changeable());
   Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, times);
   if (!found.ok()) return found;
-  CachedBatch& batch = *found.value();
+  RECIS_RETURN_IF_ERROR(Answer(*found.value(), policy, out));
+  return found;
+}
+
+Status CachedTable::Answer(CachedBatch& batch, AdmissionPolicy* policy, std::byte* out) {
   const Indices missing = NotCached(batch);
   const Buffer values = BufferCache::Get(missing.size() * embedding_bytes());
   RECIS_RETURN_IF_ERROR(AskTable(batch, missing, policy, values.data()));
   RECIS_RETURN_IF_ERROR(Promote(batch, missing));
-  RECIS_RETURN_IF_ERROR(GatherFrom(batch, missing, values.data(), out));
-  return found;
+  return GatherFrom(batch, missing, values.data(), out);
 }
 
 Result<std::shared_ptr<CachedBatch>> CachedTable::Find(const int64_t* ids, int64_t n,
@@ -227,16 +266,7 @@ Status CachedTable::AdmitFound(CachedBatch& batch, const bool* admit) {
 Status CachedTable::Gather(CachedBatch& batch, std::byte* out) const {
   const Lock lock(*this);
   RECIS_RETURN_IF_ERROR(Usable());
-  if (batch.evictions != evictions_) {
-    // Other calls may have freed or made rows since they were found.
-    Batch& found = *batch.batch;
-    std::vector<int64_t> rows(static_cast<size_t>(found.distinct));
-    table_->Rows(found.id_data(), found.distinct, rows.data());
-    std::transform(rows.begin(), rows.end(), found.row_data(),
-                   [](int64_t row) { return static_cast<Row>(row); });
-    RowsAreTrue(batch);
-  }
-  RECIS_RETURN_IF_ERROR(Place(batch));
+  RECIS_RETURN_IF_ERROR(batch.evictions != evictions_ ? Refresh(batch) : Place(batch));
   Indices others = NotCached(batch);
   std::erase_if(others, [&](uint32_t i) { return batch.places[i].row == kNoRow; });
   std::vector<int64_t> rows;
@@ -245,50 +275,6 @@ Status CachedTable::Gather(CachedBatch& batch, std::byte* out) const {
   RECIS_RETURN_IF_ERROR(
       table_->ReadSlot(0, rows.data(), static_cast<int64_t>(rows.size()), values.data()));
   return GatherFrom(batch, others, values.data(), out);
-}
-
-Status CachedTable::Prefetch(const int64_t* ids, int64_t n) {
-  const Lock lock(*this);
-  RECIS_RETURN_IF_ERROR(Changeable());
-  RECIS_RETURN_IF_ERROR(CheckBatch(options(), n));
-  // The caller's may change once it goes on.
-  Result<DeviceMemory> memory = DeviceMemory::Get(device_, ArrayBytes<int64_t>(n));
-  if (!memory.ok()) return memory.status();
-  const auto copy = std::make_shared<DeviceMemory>(std::move(memory.value()));
-  RECIS_RETURN_IF_ERROR(device_->space->Copy(
-      copy->data(), ids, static_cast<size_t>(n) * sizeof(int64_t), device_->stream));
-  store_->InBackground([self = shared_from_this(), copy, n] {
-    self->PrefetchIds(reinterpret_cast<const int64_t*>(copy->data()), n);
-  });
-  return {};
-}
-
-// What fails here will fail again, and be told, when the ids are looked up.
-void CachedTable::PrefetchIds(const int64_t* ids, int64_t n) {
-  std::vector<int64_t> wanted;
-  {
-    const Lock lock(*this, OnOwnStream::For::kBackground);
-    if (!Changeable().ok()) return;
-    Result<std::shared_ptr<CachedBatch>> found = FindOnDevice(ids, n, nullptr);
-    if (!found.ok()) return;
-    wanted = IdsOf(*found.value(), NotCached(*found.value()));
-  }
-  table_->PrefetchIds(wanted);  // others go on while the disk is read
-  const Lock lock(*this, OnOwnStream::For::kBackground);
-  if (!Changeable().ok()) return;
-  std::vector<int64_t> rows(wanted.size());
-  table_->Rows(wanted.data(), static_cast<int64_t>(wanted.size()), rows.data());
-  std::vector<RowOfId> known;
-  for (size_t k = 0; k < rows.size(); ++k) {
-    const bool to_come = rows[k] >= 0 && FrameOf(rows[k]) == CachedRows::kNoFrame;
-    if (to_come) known.push_back({wanted[k], static_cast<Row>(rows[k])});
-  }
-  std::vector<Frame> kept;
-  for (const Row row : used_) {
-    const Frame frame = cache_.rows().FrameOf(row);
-    if (frame != CachedRows::kNoFrame) kept.push_back(frame);
-  }
-  (void)cache_.Promote(std::move(known), kept);
 }
 
 Status CachedTable::Contains(const int64_t* ids, int64_t n, bool* out) const {

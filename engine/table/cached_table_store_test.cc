@@ -485,7 +485,9 @@ TEST(ThreadsLookUpTrainCommitAndEvictATableOnADevice) {
     for (int64_t i = 0; i < 40; ++i) {
       Read(*one, Range(0, 60));
       Train(*two, Range(20, 50));
-      Ok(one->Prefetch(Range(0, 40).data(), 40));
+      const auto prefetched = Value(one->Prefetch(Range(0, 40).data(), 40));
+      Values out(40 * kDim);
+      Value(one->Lookup(*prefetched, nullptr, Bytes(out)));
       Value(one->Stats());
       Value(two->TakeCut(false, 1 << 20))->Abandon();
     }

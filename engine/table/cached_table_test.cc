@@ -92,7 +92,10 @@ class StoredPair {
     Ids ids(40);
     for (int64_t& id : ids) id = static_cast<int64_t>(pair_.random()() % 100) - 20;
     OnDevice<int64_t> there(device_, ids);
-    Ok(pair_.on_device().Prefetch(there.data(), Size(ids)));
+    const auto prefetched = Value(pair_.on_device().Prefetch(there.data(), Size(ids)));
+    pair_.TrainNext({ids, [this, prefetched](AdmissionPolicy* policy, std::byte* out) {
+                       return pair_.on_device().Lookup(*prefetched, policy, out);
+                     }});
   }
 
   void BeginCut() {

@@ -147,7 +147,7 @@ Result<int> CachedTable::AddSlot(Slot slot) {
   if (!frames.ok()) return frames.status();
   RECIS_RETURN_IF_ERROR(cache_.Drop(cache_.rows().All()));
   added = table_->AddSlot(std::move(slot));
-  if (added.ok()) cache_.Use(std::move(frames.value()));
+  if (added.ok()) UseFrames(std::move(frames.value()));
   return added;
 }
 

@@ -30,10 +30,12 @@ struct DeviceNumbers {
 };
 
 struct DeviceBatch {
-  // A copy in the host's memory. Waits for the device.
-  Result<std::shared_ptr<Batch>> OnHost() const;
-  // How many distinct ids there are. Waits for the device.
-  Result<int64_t> CountDistinct() const;
+  // A copy in the host's memory. Waits for the device, or for that stream of it.
+  Result<std::shared_ptr<Batch>> OnHost() const { return OnHost(memory.device().stream); }
+  Result<std::shared_ptr<Batch>> OnHost(Stream stream) const;
+  // How many distinct ids there are. Waits as OnHost() does.
+  Result<int64_t> CountDistinct() const { return CountDistinct(memory.device().stream); }
+  Result<int64_t> CountDistinct(Stream stream) const;
 
   int64_t size = 0;             // ids asked for, repeats included
   DeviceMemory memory;          // of the arrays

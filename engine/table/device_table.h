@@ -54,6 +54,9 @@ class DeviceTable : public Cuttable {
   Result<std::shared_ptr<DeviceBatch>> Find(const int64_t* ids, int64_t n,
                                             const uint32_t* times = nullptr) const;
   // admit: the host's, as many as there are distinct ids.
+  // For who counts lookups on his own.
+  Result<std::shared_ptr<DeviceBatch>> FindUncounted(const int64_t* ids, int64_t n,
+                                                     const uint32_t* times) const;
   Status AdmitFound(DeviceBatch& batch, const bool* admit);
   Status Gather(DeviceBatch& batch, std::byte* out) const;
   Status Contains(const int64_t* ids, int64_t n, bool* out) const;

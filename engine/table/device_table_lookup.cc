@@ -150,6 +150,12 @@ Result<std::shared_ptr<DeviceBatch>> DeviceTable::Find(const int64_t* ids, int64
   return found;
 }
 
+Result<std::shared_ptr<DeviceBatch>> DeviceTable::FindUncounted(const int64_t* ids, int64_t n,
+                                                                const uint32_t* times) const {
+  const Lock lock(*this);
+  return FindLocked(ids, n, times);
+}
+
 Status DeviceTable::AdmitFound(DeviceBatch& batch, const bool* admit) {
   const Lock lock(*this);
   Result<std::shared_ptr<Batch>> before = batch.OnHost();

@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/testing.h"
@@ -80,7 +83,17 @@ class Pair {
   void Use(std::shared_ptr<Table> table, std::shared_ptr<TableOnDevice> on_device) {
     table_ = std::move(table);
     on_device_ = std::move(on_device);
+    next_.reset();
   }
+
+  // What the next training may look up, and how it is looked up on the device.
+  struct Next {
+    Ids ids;
+    std::function<decltype(std::declval<TableOnDevice>().Find(nullptr, 0))(AdmissionPolicy*,
+                                                                           std::byte*)>
+        lookup;
+  };
+  void TrainNext(Next next) { next_ = std::move(next); }
 
   // Makes a random call. While `saved`, those that must wait for the end of that are left out.
   void Call(bool saved = false) {
@@ -155,18 +168,21 @@ class Pair {
   }
 
   void Train() {
-    const Ids ids = SomeIds();
+    const auto next = random_() % 2 == 0 ? std::exchange(next_, std::nullopt) : std::nullopt;
+    const Ids ids = next ? next->ids : SomeIds();
     std::vector<uint32_t> times(ids.size());
     for (uint32_t& each : times) each = random_() % 3 + 1;
-    const bool policy = random_() % 3 == 0, timed = random_() % 2 == 0;
+    const bool policy = random_() % 3 == 0, timed = !next && random_() % 2 == 0;
     Bytes out(ids.size() * EmbeddingBytes());
     OnDevice<std::byte> device_out = There(out);
     OnDevice<int64_t> device_ids = There(ids);
     auto batch = table_->Lookup(ids.data(), Size(ids), policy ? &admission_ : nullptr, out.data(),
                                 false, timed ? times.data() : nullptr);
-    auto device_batch =
-        on_device_->Lookup(device_ids.data(), Size(ids), policy ? &device_admission_ : nullptr,
-                           device_out.data(), timed ? times.data() : nullptr);
+    AdmissionPolicy* const device_policy = policy ? &device_admission_ : nullptr;
+    auto device_batch = next
+                            ? next->lookup(device_policy, device_out.data())
+                            : on_device_->Lookup(device_ids.data(), Size(ids), device_policy,
+                                                 device_out.data(), timed ? times.data() : nullptr);
     EXPECT(batch.status().ok() && device_batch.status().ok());
     EXPECT(out == device_out.Back());
     Batch& found = *batch.value();
@@ -379,6 +395,7 @@ class Pair {
   const std::shared_ptr<Device> device_;
   std::shared_ptr<Table> table_;
   std::shared_ptr<TableOnDevice> on_device_;
+  std::optional<Next> next_;
   FrequencyAdmission admission_{2, 1000}, device_admission_{2, 1000};
 };
 

@@ -24,19 +24,6 @@ void Prefetch(Table& table, const Ids& ids) {
   Ok(table.Prefetch(ids.data(), static_cast<int64_t>(ids.size())));
 }
 
-// Does something right before the next read, on a thread that holds none of the reader's locks.
-class Interrupted : public Env {
- public:
-  explicit Interrupted(std::function<void()> what) : what_(std::move(what)) {}
-  ssize_t Preadv(int fd, const iovec* parts, int count, off_t offset) override {
-    if (const auto what = std::exchange(what_, nullptr)) std::thread(what).join();
-    return Env::Preadv(fd, parts, count, offset);
-  }
-
- private:
-  std::function<void()> what_;
-};
-
 // A store with a table of a hundred rows, all cold.
 class Fixture {
  public:

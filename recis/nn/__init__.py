@@ -7,3 +7,4 @@ from recis.nn.modules.embedding import DynamicEmbedding as DynamicEmbedding
 from recis.nn.modules.embedding import EmbeddingOption as EmbeddingOption
 from recis.nn.modules.embedding_engine import EmbeddingEngine as EmbeddingEngine
 from recis.nn.modules.hashtable import HashTable as HashTable
+from recis.nn.modules.prefetched import Prefetched as Prefetched

@@ -29,6 +29,7 @@ from recis.nn.hashtable_hook import AdmitHook, FilterHook
 from recis.nn.initializers import BaseInitializer, ConstantInitializer
 from recis.nn.modules._children import ChildrenInfo
 from recis.nn.modules.hashtable_hook_impl import BaseAdmitHookImpl, HashtableHookFactory
+from recis.nn.modules.prefetched import Prefetched
 from recis.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,255}")
@@ -270,11 +271,11 @@ class HashTable(torch.nn.Module):
 
     # ---- lookup ----
 
-    def forward(self, ids: Tensor, admit_hook: AdmitHook | None = None) -> Tensor:
+    def forward(self, ids: Tensor | Prefetched, admit_hook: AdmitHook | None = None) -> Tensor:
         """Looks up one embedding for each id.
 
         Args:
-            ids: int64, any shape, any device; repeats allowed.
+            ids: int64, any shape, any device; repeats allowed. Or what `prefetch` gave for them.
             admit_hook: which unknown ids get a row while training; None, all of them.
 
         Returns:
@@ -283,15 +284,19 @@ class HashTable(torch.nn.Module):
 
         Raises:
             TypeError: ids are not int64.
+            ValueError: another table prefetched them.
             MemoryError, OverflowError: no room for new rows; the table has not changed.
         """
         table = self._table
+        found = None
+        if isinstance(ids, Prefetched):
+            found, ids = ids.take_found(table), ids.ids
         flat = self._checked(ids, "ids")
         if not (self.training and table.dtype.is_floating_point):
             out = table.read(flat)
         else:
             admission = None if admit_hook is None else self._admission(admit_hook)
-            out = _Lookup.apply(self._holder, self, flat, admission)
+            out = _Lookup.apply(self._holder, self, flat, admission, found)
         return out if ids.device == out.device else out.to(ids.device)
 
     def _checked(self, ids: Tensor, what: str) -> Tensor:
@@ -308,14 +313,23 @@ class HashTable(torch.nn.Module):
         return HashtableHookFactory().create_admit_hook(self, hook)
 
     def _lookup(
-        self, ids: Tensor, admission: BaseAdmitHookImpl | None, times: Tensor | None = None
+        self,
+        ids: Tensor,
+        admission: BaseAdmitHookImpl | None,
+        times: Tensor | None = None,
+        found: _engine.Prefetched | None = None,
     ) -> tuple[Tensor, _engine._Batch]:
-        """Embeddings of checked ids; hooks see each as so many occurrences, int32 `(n,)`."""
-        if admission is None or admission.policy is not None:
-            policy = None if admission is None else admission.policy
-            out, batch = self._table.lookup(ids, policy, times)
-        else:
+        """Embeddings of checked ids; hooks see each as so many occurrences, int32 `(n,)`.
+
+        found: what a prefetch knows of these ids, where each stands for one.
+        """
+        policy = None if admission is None else admission.policy
+        if admission is not None and policy is None:
             out, batch = self._table.lookup_asking(ids, admission.admit, times)
+        elif found is not None:
+            out, batch = self._table.lookup_prefetched(found, ids, policy)
+        else:
+            out, batch = self._table.lookup(ids, policy, times)
         self._observe(batch)
         return out, batch
 
@@ -350,19 +364,23 @@ class HashTable(torch.nn.Module):
         known = batch.known_rows(rows.data_ptr(), counts.data_ptr())
         self._filter_hook_impl.observe(rows[:known], counts[:known])
 
-    def prefetch(self, ids: Tensor) -> None:
+    def prefetch(self, ids: Tensor) -> Prefetched:
         """Starts promoting the rows of these ids in the background, as far as there is room.
 
         Call it with the next batch before you compute this one: the disk is read meanwhile, and
-        the lookup that follows waits for what is still on its way. On a GPU the rows also come to
-        the GPU while it computes what was asked for before. It changes no result and may be given
-        up when there is more to do. A table without a store has all rows hot.
+        the lookup that follows waits for what is still on its way. It changes no result and may be
+        given up when there is more to do. A table without a store has all rows hot.
+
+        On a GPU the rows also come to the GPU while it computes what was asked for before. Look up
+        what this returns, in place of the ids, and the host need not wait for the GPU to say which
+        of them it has: `ahead = table.prefetch(ids)` and, a batch later, `table(ahead)`.
 
         Raises:
             TypeError: ids are not int64.
             RuntimeError: the store is closed or read-only.
         """
-        self._table.prefetch(self._checked(ids, "prefetch: ids"))
+        found = self._table.prefetch(self._checked(ids, "prefetch: ids"))
+        return Prefetched(ids, self._table, found)
 
     # ---- change ----
 
@@ -523,8 +541,9 @@ class _Lookup(torch.autograd.Function):
         module: HashTable,
         ids: Tensor,
         admission: BaseAdmitHookImpl | None,
+        found: _engine.Prefetched | None,
     ) -> Tensor:
-        out, ctx.batch = module._lookup(ids, admission)
+        out, ctx.batch = module._lookup(ids, admission, found=found)
         ctx.table = module._table
         ctx.mean = module._grad_mean
         ctx.divisor = module._grad_divisor
@@ -532,9 +551,9 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, None]:
         ctx.table.accumulate(ctx.batch, grad, ctx.mean, ctx.divisor)
-        return None, None, None, None
+        return None, None, None, None, None
 
 
 def is_hashtable(obj: object) -> bool:
