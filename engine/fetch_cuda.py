@@ -38,8 +38,11 @@ def fetch(directory: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         install(partial)
         root = partial / "nvidia" / "cu13"
-        # nvcc links with what is in lib64; the wheels have lib.
+        # nvcc looks in lib64, and CMake insists on a shared runtime, though we link with the static
+        # one; the wheels have lib, and the runtime by its version.
         (root / "lib64").symlink_to("lib")
+        (runtime,) = (root / "lib").glob("libcudart.so.*")
+        (root / "lib" / "libcudart.so").symlink_to(runtime.name)
         partial.rename(toolkit)
     return toolkit / "nvidia" / "cu13" / "bin" / "nvcc"
 

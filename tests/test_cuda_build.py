@@ -1,5 +1,6 @@
 """What RECIS_CUDA makes of a machine: `engine/cuda.cmake` in a project of its own; the wheels."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -69,6 +70,22 @@ def fetch(directory, **environment):
         text=True,
         check=False,
     )
+
+
+def test_what_cmake_and_nvcc_link_with_is_where_they_look(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("fetch_cuda", FETCH)
+    fetch_cuda = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fetch_cuda)
+
+    def install(target):  # what the wheels have
+        (target / "nvidia/cu13/lib").mkdir(parents=True)
+        (target / "nvidia/cu13/lib/libcudart.so.13").write_bytes(b"the runtime")
+
+    monkeypatch.setattr(fetch_cuda, "install", install)
+    nvcc = fetch_cuda.fetch(tmp_path)
+    for folder in ("lib", "lib64"):
+        assert (nvcc.parent.parent / folder / "libcudart.so").read_bytes() == b"the runtime"
+    assert fetch_cuda.fetch(tmp_path) == nvcc
 
 
 def test_a_changed_wheel_is_refused(tmp_path):

@@ -132,6 +132,7 @@ Status CachedTable::PlaceOnDevice(const CachedBatch& batch) const {
 Status CachedTable::GatherFrom(const CachedBatch& batch, const Indices& others,
                                const std::byte* values, std::byte* out) const {
   RECIS_RETURN_IF_ERROR(cache_.table().Gather(*batch.on_device, out));
+  if (others.empty()) return {};
   const Batch& found = *batch.batch;
   constexpr uint32_t kNone = ~uint32_t{0};
   std::vector<uint32_t> values_of(static_cast<size_t>(found.distinct), kNone);
