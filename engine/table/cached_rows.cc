@@ -1,6 +1,7 @@
 #include "table/cached_rows.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 namespace recis {
@@ -14,6 +15,7 @@ Status CachedRows::Reserve(int64_t end) {
 void CachedRows::Add(Frame frame, int64_t id, Row row) {
   if (frame >= entries_.size()) {
     entries_.resize(frame + 1);
+    marks_.resize(frame + 1);
     clock_.Resize(frame + 1);
   }
   RECIS_CHECK(entries_[frame].row == kNoRow && FrameOf(row) == kNoFrame && size_ < capacity_);
@@ -26,27 +28,23 @@ void CachedRows::Add(Frame frame, int64_t id, Row row) {
 void CachedRows::Remove(Frame frame) {
   frames_[entries_[frame].row] = 0;
   entries_[frame] = Entry();
+  marks_[frame] = Marks();
   clock_.Free(frame);
   --size_;
 }
 
 void CachedRows::MarkPending(Frame frame) {
-  if (entries_[frame].pending) return;
-  entries_[frame].pending = true;
-  clock_.Pin(frame);
+  if (marks_[frame].pending) return;
+  marks_[frame].pending = true;
   pending_.push_back(frame);
 }
 
 void CachedRows::MarkStepped() {
-  for (const Frame frame : pending_) entries_[frame].dirty |= entries_[frame].pending;
+  for (const Frame frame : pending_) marks_[frame].dirty |= marks_[frame].pending;
 }
 
 void CachedRows::ClearPending() {
-  for (const Frame frame : pending_) {
-    if (!entries_[frame].pending) continue;
-    entries_[frame].pending = false;
-    clock_.Unpin(frame);
-  }
+  for (const Frame frame : pending_) marks_[frame].pending = false;
   pending_.clear();
 }
 
@@ -54,27 +52,24 @@ template <class Wanted>
 std::vector<Frame> CachedRows::Those(Wanted wanted) const {
   std::vector<Frame> frames;
   for (Frame frame = 0; frame < entries_.size(); ++frame) {
-    if (entries_[frame].row != kNoRow && wanted(entries_[frame])) frames.push_back(frame);
+    if (entries_[frame].row != kNoRow && wanted(frame)) frames.push_back(frame);
   }
   return frames;
 }
 
 std::vector<Frame> CachedRows::Dirty() const {
-  return Those([](const Entry& entry) { return entry.dirty; });
+  return Those([this](Frame frame) { return dirty(frame); });
 }
 
 std::vector<Frame> CachedRows::All() const {
-  return Those([](const Entry&) { return true; });
-}
-
-void CachedRows::Unpin(const std::vector<Frame>& frames) {
-  for (const Frame frame : frames) {
-    if (!entries_[frame].pending) clock_.Unpin(frame);
-  }
+  return Those([](Frame) { return true; });
 }
 
 std::vector<Frame> CachedRows::Coldest(int64_t most, const std::vector<Frame>& kept) {
-  for (const Frame frame : kept) clock_.Pin(frame);
+  std::vector<Frame> pinned = kept;
+  std::copy_if(pending_.begin(), pending_.end(), std::back_inserter(pinned),
+               [this](Frame frame) { return pending(frame); });
+  for (const Frame frame : pinned) clock_.Pin(frame);
   std::vector<Frame> frames;
   while (static_cast<int64_t>(frames.size()) < most) {
     const std::optional<Frame> victim = clock_.Victim();
@@ -82,8 +77,8 @@ std::vector<Frame> CachedRows::Coldest(int64_t most, const std::vector<Frame>& k
     clock_.Pin(*victim);  // not to be named twice
     frames.push_back(*victim);
   }
-  Unpin(frames);
-  Unpin(kept);
+  for (const Frame frame : pinned) clock_.Unpin(frame);
+  for (const Frame frame : frames) clock_.Unpin(frame);
   return frames;
 }
 

@@ -28,8 +28,6 @@ class CachedRows {
   struct Entry {
     int64_t id = 0;
     Row row = kNoRow;  // of the table; kNoRow while the frame is unused
-    bool dirty = false;
-    bool pending = false;  // has a pending gradient
   };
 
   explicit CachedRows(int64_t capacity) : capacity_(capacity) {}
@@ -42,6 +40,8 @@ class CachedRows {
     return frame < entries_.size() && entries_[frame].id == id ? entries_[frame].row : kNoRow;
   }
   const Entry& At(Frame frame) const { return entries_[frame]; }
+  bool dirty(Frame frame) const { return marks_[frame].dirty; }
+  bool pending(Frame frame) const { return marks_[frame].pending; }  // has a pending gradient
   int64_t size() const { return size_; }
   int64_t room() const { return capacity_ - size_; }
   int64_t capacity() const { return capacity_; }
@@ -54,8 +54,8 @@ class CachedRows {
   // It was used by a batch.
   void Touch(Frame frame) { clock_.Touch(frame); }
 
-  void MarkDirty(Frame frame) { entries_[frame].dirty = true; }
-  void MarkClean(Frame frame) { entries_[frame].dirty = false; }
+  void MarkDirty(Frame frame) { marks_[frame].dirty = true; }
+  void MarkClean(Frame frame) { marks_[frame].dirty = false; }
   void MarkPending(Frame frame);
   // A step has changed all that have a pending gradient, which stays.
   void MarkStepped();
@@ -71,14 +71,20 @@ class CachedRows {
  private:
   template <class Wanted>
   std::vector<Frame> Those(Wanted wanted) const;
-  void Unpin(const std::vector<Frame>& frames);
+
+  // Apart from entries, since a step marks all that it changes.
+  struct Marks {
+    bool dirty : 1 = false;
+    bool pending : 1 = false;
+  };
 
   int64_t capacity_;
   int64_t size_ = 0;
   int64_t known_rows_ = 0;
   Chunks<Frame> frames_;        // by row: its frame + 1; 0: none
   std::vector<Entry> entries_;  // by frame
-  Clock clock_;                 // of frames; those with a pending gradient are pinned
+  std::vector<Marks> marks_;    // by frame
+  Clock clock_;                 // of frames
   std::vector<Frame> pending_;  // some may be unused by now
 };
 

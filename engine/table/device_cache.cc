@@ -78,7 +78,7 @@ Status DeviceCache::PromotePiece(const RowOfId* wanted, int64_t n) {
 Status DeviceCache::WriteBack(const std::vector<Frame>& frames) {
   std::vector<Frame> dirty;
   for (const Frame frame : frames) {
-    if (rows_.At(frame).dirty) dirty.push_back(frame);
+    if (rows_.dirty(frame)) dirty.push_back(frame);
   }
   const auto count = static_cast<int64_t>(dirty.size());
   for (int64_t first = 0; first < count; first += PieceRows()) {
@@ -107,7 +107,7 @@ Status DeviceCache::WriteBackPiece(const Frame* frames, int64_t n) {
 Status DeviceCache::Drop(const std::vector<Frame>& frames) {
   Gradient gradient;
   if (std::any_of(frames.begin(), frames.end(),
-                  [&](Frame frame) { return rows_.At(frame).pending; })) {
+                  [&](Frame frame) { return rows_.pending(frame); })) {
     Result<Gradient> read = ReadGradient(1);
     if (!read.ok()) return read.status();
     gradient = std::move(read.value());
@@ -123,7 +123,7 @@ Status DeviceCache::Drop(const std::vector<Frame>& frames) {
 Status DeviceCache::DropPiece(const Frame* frames, int64_t n, const Gradient& gradient) {
   std::vector<Frame> dirty;
   for (int64_t i = 0; i < n; ++i) {
-    if (rows_.At(frames[i]).dirty) dirty.push_back(frames[i]);
+    if (rows_.dirty(frames[i])) dirty.push_back(frames[i]);
   }
   RECIS_RETURN_IF_ERROR(WriteBack(dirty));
   std::vector<int64_t> rows;  // that take a gradient along
@@ -135,7 +135,7 @@ Status DeviceCache::DropPiece(const Frame* frames, int64_t n, const Gradient& gr
   for (int64_t i = 0; i < n; ++i) {
     const CachedRows::Entry& entry = rows_.At(frames[i]);
     ids.host[i] = entry.id;
-    if (!entry.pending) continue;
+    if (!rows_.pending(frames[i])) continue;
     const auto found =
         std::lower_bound(gradient.frames.begin(), gradient.frames.end(), int64_t{frames[i]});
     RECIS_CHECK(found != gradient.frames.end() && *found == frames[i]);
