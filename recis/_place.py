@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 
@@ -11,6 +11,10 @@ from recis._tensors import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
+
+    _Made = TypeVar("_Made", bound=_engine._Table | _engine._Bags)
 
 
 class Place(NamedTuple):
@@ -51,9 +55,31 @@ class Place(NamedTuple):
             table = _engine.CachedTable(
                 name, dtype, list(shape), block_size, draw, gpu, store, device_bytes
             )
-        if gpu is None:
-            return table
-        return cast("_engine._Table", _OnCurrentStream(table, self.device))
+        return self._on_current_stream(table)
+
+    def make_bags(self, inverse: Tensor, offsets: Tensor, distinct: int) -> _engine._Bags:
+        """The engine's rows of ids, for sums of embeddings that lie here.
+
+        Args:
+            inverse: int64 `(n,)` on the CPU, which embedding each id has.
+            offsets: int64 `(rows + 1,)` on the CPU, where each row begins among the ids.
+            distinct: how many embeddings there are.
+
+        Raises:
+            IndexError: an id has none of the embeddings, or the offsets are not those of n ids.
+        """
+        rows = offsets.numel() - 1
+        given = (inverse.data_ptr(), inverse.numel(), offsets.data_ptr(), rows, distinct)
+        if self.on_cpu:
+            return _engine.Bags(*given)
+        if self.device.type == "cuda":
+            _follow_torch(self.device)
+        return self._on_current_stream(_engine.DeviceBags(*given, self.device.index))
+
+    def _on_current_stream(self, made: _Made) -> _Made:
+        if self.device.type != "cuda":
+            return made
+        return cast("_Made", _OnCurrentStream(made, self.device))
 
 
 ON_CPU = Place("cpu", CPU)
@@ -83,13 +109,18 @@ def place_of(device: torch.device | str) -> Place:
     return Place(f"cuda:{index}", torch.device("cuda", index))
 
 
-class _OnCurrentStream:
-    """A GPU's table. What it is asked for is done on the stream that torch works on then."""
+def _follow_torch(gpu: torch.device) -> None:
+    """What this thread asks the engine for from now on is done on torch's current stream."""
+    _engine.use_stream(torch.cuda.current_stream(gpu).cuda_stream)
 
-    def __init__(self, table: _engine._Table, device: torch.device) -> None:
-        self._table = table
+
+class _OnCurrentStream:
+    """What lies on a GPU. What it is asked for is done on the stream that torch works on then."""
+
+    def __init__(self, made: _engine._Table | _engine._Bags, device: torch.device) -> None:
+        self._made = made
         self._device = device
 
     def __getattr__(self, name: str) -> Any:
-        _engine.use_stream(torch.cuda.current_stream(self._device).cuda_stream)
-        return getattr(self._table, name)
+        _follow_torch(self._device)
+        return getattr(self._made, name)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recis import Store
+from recis._place import Place, place_of
 from recis.nn import DynamicEmbedding, EmbeddingEngine, EmbeddingOption
 from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.modules.hashtable import filter_out_sparse_param
@@ -58,6 +59,29 @@ def test_rows_are_combined(combiner, weighted, expected):
 def test_rows_are_put_side_by_side():
     made = filled(combiner="tile", combiner_kwargs={"tile_len": 2}, use_weight=False)
     assert made(RAGGED).tolist() == [[1, 10, 2, 20], [0, 0, 0, 0], [-3, -30, 5, 50]]
+
+
+@pytest.mark.parametrize("in_a_store", [False, True])
+@pytest.mark.parametrize("in_an_engine", [False, True])
+def test_rows_are_combined_where_their_table_is(
+    device, monkeypatch, tmp_path, in_an_engine, in_a_store
+):
+    combined, make_bags = [], Place.make_bags
+    monkeypatch.setattr(
+        Place, "make_bags", lambda self, *rows: combined.append(self.name) or make_bags(self, *rows)
+    )
+    where = {}
+    if in_a_store:
+        where["store"] = Store(tmp_path)
+        where["device_bytes"] = None if device == "cpu" else 500
+    of_a, ids = option(block_size=3), torch.arange(40).view(8, 5)
+    made = (
+        EmbeddingEngine({"a": of_a}, **where) if in_an_engine else DynamicEmbedding(of_a, **where)
+    )
+    out = made({"a": ids})["a"] if in_an_engine else made(ids)
+    out.sum().backward()
+    assert combined == [place_of(device).name]
+    assert out.device == ids.device
 
 
 def test_any_shape_of_ids():

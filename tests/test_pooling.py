@@ -8,11 +8,14 @@ from itertools import pairwise
 import pytest
 import torch
 
+from recis import _engine
+from recis._place import place_of
 from recis.nn.functional import pool, tile
 
 from .helpers import bits
 
 OFFSETS = torch.tensor([0, 3, 3, 4, 9])
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 INVERSE = torch.tensor([1, 0, 1, 4, 2, 2, 2, 0, 1])
 
 
@@ -32,7 +35,7 @@ def by_hand(embeddings, weight, mean):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("mean", [False, True])
 def test_sums_and_means_and_their_gradients(dtype, weighted, mean):
@@ -93,15 +96,16 @@ def test_integers_side_by_side():
         pool(torch.arange(10).view(5, 2), INVERSE, OFFSETS, None, mean=False)
 
 
-def test_places_that_are_not_there_are_refused():
-    embeddings, _ = example(torch.float32)
+def test_places_that_are_not_there_are_refused(device):
+    place = place_of(device)
+    embeddings = example(torch.float32)[0].to(place.device)
     for inverse, offsets in [
         (INVERSE + 1, OFFSETS),
         (INVERSE, OFFSETS[:-1]),
         (INVERSE, OFFSETS + 1),
     ]:
         with pytest.raises(IndexError, match=r"\[0, 5\).*rise from 0 to 9"):
-            pool(embeddings, inverse, offsets, None, mean=False)
+            pool(embeddings, inverse, offsets, None, mean=False, place=place)
 
 
 SAME = """
@@ -142,6 +146,63 @@ def test_same_bits_for_any_threads_and_instructions(tmp_path):
     assert output() == output(RECIS_SIMD="baseline", ATEN_CPU_CAPABILITY="default")
 
 
-def test_nothing_to_combine():
-    out = pool(torch.empty(0, 3), torch.empty(0).long(), torch.tensor([0, 0, 0]), None, mean=True)
-    assert bits(out) == bits(torch.zeros(2, 3))
+def test_nothing_to_combine(device):
+    place = place_of(device)
+    rows, offsets = torch.empty(0, 3, device=place.device), torch.tensor([0, 0, 0])
+    out = pool(rows, torch.empty(0).long(), offsets, None, mean=True, place=place)
+    assert bits(out.cpu()) == bits(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_device_has_the_same_bits(device, dtype):
+    made = torch.Generator().manual_seed(0)
+    counts = torch.tensor([0, 3, 500, 1, 0, 70, *torch.randint(0, 9, (90,), generator=made)])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    count = int(offsets[-1])
+    inverse = (torch.rand(count, generator=made).square() * 40).long()
+    values = torch.randn(50, 19, generator=made).to(dtype)
+    weight = torch.rand(count, dtype=torch.float64, generator=made) - 0.3
+    of_sums = torch.randn(len(counts), 19, generator=made).to(dtype)
+    of_tiles = torch.randn(len(counts), 4, 19, generator=made).to(dtype)
+
+    def found(device):
+        place = place_of(device)
+        out = []
+        for given in (None, weight, weight.to(place.device)):
+            embeddings = values.to(place.device).requires_grad_()
+            rows = embeddings, inverse, offsets, given
+            sums, means = (pool(*rows, mean=mean, place=place) for mean in (False, True))
+            tiles = tile(*rows, 4, left_pad=True, place=place)
+            for each, grad in [(sums, of_sums), (means, of_sums), (tiles, of_tiles)]:
+                (spread,) = torch.autograd.grad(each, embeddings, grad.to(place.device))
+                assert each.device == spread.device == place.device
+                out += [bits(each.detach().cpu()), bits(spread.cpu())]
+        return out
+
+    assert found(device) == found("cpu")
+
+
+def test_weights_take_gradients_wherever_they_are(device):
+    place = place_of(device)
+    embeddings, weight = example(torch.float64)
+    for weight_device in ("cpu", place.device):
+        grads = []
+        for of, here in [(weight, "cpu"), (weight.to(weight_device), device)]:
+            given = of.detach().requires_grad_()
+            rows = embeddings.to(place_of(here).device)
+            out = pool(rows, INVERSE, OFFSETS, given, mean=True, place=place_of(here))
+            out.square().sum().backward()
+            grads.append(given.grad)
+        assert grads[1].device == given.device
+        torch.testing.assert_close(grads[1].cpu(), grads[0])
+
+
+def test_sums_are_taken_where_the_place_says(device, monkeypatch):
+    made = []
+    for kind in (_engine.Bags, _engine.DeviceBags):
+        here = lambda *given, kind=kind: made.append(kind) or kind(*given)  # noqa: E731
+        monkeypatch.setattr(_engine, kind.__name__, here)
+    place = place_of(device)
+    rows = torch.ones(5, 2, device=place.device)
+    pool(rows, INVERSE, OFFSETS, None, mean=False, place=place)
+    assert [kind.__name__ for kind in made] == ["Bags" if device == "cpu" else "DeviceBags"]

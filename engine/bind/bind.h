@@ -8,9 +8,13 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "base/status.h"
+#include "device/device_memory.h"
 
 namespace recis::bind {
 
@@ -31,6 +35,29 @@ template <class T>
 T ValueOrThrow(Result<T> result) {
   if (!result.ok()) throw StatusError{result.status()};
   return std::move(result.value());
+}
+
+template <class T>
+inline constexpr bool kIsResult = false;
+template <class T>
+inline constexpr bool kIsResult<Result<T>> = true;
+
+// What a call gives; throws if it gives an error.
+template <class Call>
+auto Told(Call call) {
+  using Given = decltype(call());
+  if constexpr (std::is_same_v<Given, Status>) {
+    ThrowIfError(call());
+  } else if constexpr (kIsResult<Given>) {
+    return ValueOrThrow(call());
+  } else {
+    return call();
+  }
+}
+
+// gpu: its number; none: the emulated device.
+inline std::shared_ptr<Device> DeviceOf(std::optional<int> gpu) {
+  return gpu ? ValueOrThrow(CudaDevice(*gpu)) : EmulatedDevice();
 }
 
 template <class T>

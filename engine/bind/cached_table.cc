@@ -11,14 +11,14 @@
 namespace recis::bind {
 namespace {
 
-// gpu: its number; none: the emulated device. bytes: of records there.
+// bytes: of records on the device.
 std::shared_ptr<CachedTable> MakeTable(std::string name, int dtype, std::vector<int64_t> shape,
                                        int64_t block_rows, const DrawArgs& draw,
                                        std::optional<int> gpu, const std::shared_ptr<Store>& store,
                                        int64_t bytes) {
   return ValueOrThrow(
       CachedTable::Make(OptionsOf(std::move(name), dtype, std::move(shape), block_rows, draw),
-                        store, gpu ? ValueOrThrow(CudaDevice(*gpu)) : EmulatedDevice(), bytes));
+                        store, DeviceOf(gpu), bytes));
 }
 
 py::dict CacheStatsDict(const CachedTable& table) {

@@ -11,13 +11,11 @@
 namespace recis::bind {
 namespace {
 
-// gpu: its number; none: the emulated device.
 std::shared_ptr<DeviceTable> MakeTable(std::string name, int dtype, std::vector<int64_t> shape,
                                        int64_t block_rows, const DrawArgs& draw,
                                        std::optional<int> gpu) {
-  return ValueOrThrow(
-      DeviceTable::Make(OptionsOf(std::move(name), dtype, std::move(shape), block_rows, draw),
-                        gpu ? ValueOrThrow(CudaDevice(*gpu)) : EmulatedDevice()));
+  return ValueOrThrow(DeviceTable::Make(
+      OptionsOf(std::move(name), dtype, std::move(shape), block_rows, draw), DeviceOf(gpu)));
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -23,24 +22,6 @@ inline TableOptions OptionsOf(std::string name, int dtype, std::vector<int64_t> 
           .shape = std::move(shape),
           .block_rows = block_rows,
           .draw = draw};
-}
-
-template <class T>
-inline constexpr bool kIsResult = false;
-template <class T>
-inline constexpr bool kIsResult<Result<T>> = true;
-
-// What a call gives; throws if it gives an error.
-template <class Call>
-auto Told(Call call) {
-  using Given = decltype(call());
-  if constexpr (std::is_same_v<Given, Status>) {
-    ThrowIfError(call());
-  } else if constexpr (kIsResult<Given>) {
-    return ValueOrThrow(call());
-  } else {
-    return call();
-  }
 }
 
 template <class Table>

@@ -1,4 +1,5 @@
-// What a table on a device does to its memory there: numbering ids, the index, rows, gradients.
+// What a table on a device does to its memory there: numbering ids, the index, rows, gradients; and
+// sums of bags.
 //
 // Each method enqueues passes over ids or rows on a stream and returns without waiting for them.
 // One source (device_*_impl.h) is compiled for each executor: the host's, which emulates a device,
@@ -161,11 +162,37 @@ struct AccumulateArgs {
   uint32_t* ranks = nullptr;             // (n + 1)
   uint32_t* targets = nullptr;           // (n)
   bool* fresh = nullptr;                 // (n)
-  void* run_sums = nullptr;              // (RunsFor(n), dim) accumulators
-  // Of those ids that have more positions than a run.
+  void* run_sums = nullptr;              // (SumArgs::RunsFor(n), dim) accumulators
+};
+
+struct SumArgs {
+  SegmentSumArgs sums;             // its arrays are on the device
+  const uint32_t* sorted_numbers;  // (n): the segment of each of the positions, ascending
+  int64_t n;
+  int64_t segments;       // room
+  const uint32_t* count;  // on the device: how many segments; null: all
+  void* run_sums;         // (RunsFor(n), dim) accumulators, scratch
+  // Of those segments that have more positions than a run.
   static int64_t RunsFor(int64_t n) {
     return n <= SegmentSumArgs::kRun ? 0 : 2 * (n / SegmentSumArgs::kRun + 1);
   }
+};
+
+// Positions of bags by the embedding they hold: what its gradient is summed of.
+struct BagsArgs {
+  const uint32_t* inverse;  // (n): which embedding each position holds
+  const uint32_t* bags;     // (n): whose it is
+  const uint32_t* offsets;  // where each bag begins
+  int64_t n;
+  int64_t distinct;     // embeddings
+  const void* weights;  // (n) accumulators; null: of means, one over a bag's positions
+  DType accumulator;
+  uint32_t* positions = nullptr;         // (n), scratch
+  uint32_t* sorted_positions = nullptr;  // (n), scratch
+  uint32_t* sorted_numbers = nullptr;    // (n), out: embeddings, ascending
+  uint32_t* starts = nullptr;  // (distinct + 1), out: where each embedding begins among them
+  uint32_t* places = nullptr;  // (n), out: the bag of each
+  void* scale = nullptr;       // (n) accumulators, out: their weights; null: of no interest
 };
 
 struct StepArgs {
@@ -242,6 +269,10 @@ class DeviceKernels {
                               Stream stream) = 0;
   // Drops all of it: at most n entries.
   virtual Status ClearGradient(const DeviceTableView& table, int64_t n, Stream stream) = 0;
+
+  // Sums each segment as the CPU's kernels do.
+  virtual Status Sum(const SumArgs& args, Stream stream) = 0;
+  virtual Status SortBags(const BagsArgs& args, Stream stream) = 0;
 };
 
 // Those of the emulated device.

@@ -8,6 +8,7 @@
 #include "device/device_kernels.h"
 #include "device/device_numbering_impl.h"
 #include "device/device_rows_impl.h"
+#include "device/device_sums_impl.h"
 
 namespace recis {
 namespace {
@@ -148,12 +149,14 @@ class KernelsOn final : public DeviceKernels {
     executor_.Scan(args.ranks, args.n + 1, stream);
     executor_.template Run<1>(args.n, TakeTargets{table, args}, stream);
     executor_.template Run<1>(1, CountEntries{table, args}, stream);
-    executor_.template Run<1>(args.n, NumberPositions{args.positions}, stream);
-    executor_.Sort(args.inverse, args.positions, args.sorted_numbers, args.sorted_positions,
-                   BitsOf(args.n - 1), args.n, stream);
-    executor_.template Run<1>(args.n + 1, FindOffsets{args}, stream);
-    Sum(table, args, stream);
-    return executor_.status();
+    SortPositions(args.inverse, args.positions, args.sorted_numbers, args.sorted_positions,
+                  args.n - 1, args.n, stream);
+    executor_.template Run<1>(
+        args.n + 1, FindOffsets{args.sorted_numbers, args.n, args.count, args.offsets}, stream);
+    const SegmentSumArgs sums{args.values,           args.dtype,         args.dim,   args.offsets,
+                              args.sorted_positions, args.targets,       args.fresh, args.mean,
+                              args.divisor,          table.gradient_sums};
+    return Sum({sums, args.sorted_numbers, args.n, args.n, args.count, args.run_sums}, stream);
   }
 
   Status Step(const DeviceTableView& table, const StepArgs& args, Stream stream) override {
@@ -203,6 +206,39 @@ class KernelsOn final : public DeviceKernels {
     return executor_.status();
   }
 
+  Status Sum(const SumArgs& args, Stream stream) override {
+    switch (args.sums.dtype) {
+      case DType::kFloat32:
+        SumWith<float, float>(args, stream);
+        break;
+      case DType::kFloat64:
+        SumWith<double, double>(args, stream);
+        break;
+      case DType::kFloat16:
+        SumWith<Half, float>(args, stream);
+        break;
+      case DType::kBFloat16:
+        SumWith<BFloat16, float>(args, stream);
+        break;
+      default:
+        RECIS_CHECK(false);  // integer tables take no gradient, and have no sums
+    }
+    return executor_.status();
+  }
+
+  Status SortBags(const BagsArgs& args, Stream stream) override {
+    SortPositions(args.inverse, args.positions, args.sorted_numbers, args.sorted_positions,
+                  args.distinct, args.n, stream);
+    executor_.template Run<1>(
+        args.distinct + 1, FindOffsets{args.sorted_numbers, args.n, nullptr, args.starts}, stream);
+    if (args.accumulator == DType::kFloat64) {
+      executor_.template Run<1>(args.n, PlaceBags<double>{args}, stream);
+    } else {
+      executor_.template Run<1>(args.n, PlaceBags<float>{args}, stream);
+    }
+    return executor_.status();
+  }
+
  private:
   static int BitsOf(int64_t most) {
     int bits = 1;
@@ -210,43 +246,39 @@ class KernelsOn final : public DeviceKernels {
     return bits;
   }
 
-  void Sum(const DeviceTableView& table, const AccumulateArgs& args, Stream stream) {
-    const SegmentSumArgs sums{args.values,           args.dtype,         args.dim,   args.offsets,
-                              args.sorted_positions, args.targets,       args.fresh, args.mean,
-                              args.divisor,          table.gradient_sums};
-    switch (args.dtype) {
-      case DType::kFloat32:
-        return SumWith<float, float>(sums, args, stream);
-      case DType::kFloat64:
-        return SumWith<double, double>(sums, args, stream);
-      case DType::kFloat16:
-        return SumWith<Half, float>(sums, args, stream);
-      case DType::kBFloat16:
-        return SumWith<BFloat16, float>(sums, args, stream);
-      default:
-        RECIS_CHECK(false);  // integer tables take no gradient
-    }
+  // Keys are at most `most`.
+  void SortPositions(const uint32_t* keys, uint32_t* positions, uint32_t* sorted_keys,
+                     uint32_t* sorted_positions, int64_t most, int64_t n, Stream stream) {
+    executor_.template Run<1>(n, NumberPositions{positions}, stream);
+    executor_.Sort(keys, positions, sorted_keys, sorted_positions, BitsOf(most), n, stream);
   }
+
   template <class T, class S>
-  void SumWith(const SegmentSumArgs& sums, const AccumulateArgs& args, Stream stream) {
+  void SumWith(const SumArgs& args, Stream stream) {
+    if (args.sums.weights == nullptr) return SumWeighted<T, S, false>(args, stream);
+    SumWeighted<T, S, true>(args, stream);
+  }
+  template <class T, class S, bool kWeighted>
+  void SumWeighted(const SumArgs& args, Stream stream) {
     // Each lane reads what leads to its columns, so it has several where there are enough for all.
     constexpr int kColumns = 16 / sizeof(S);
-    if (args.dim < kColumns * kStrands<S>) return SumBy<T, S, 1>(sums, args, stream);
-    SumBy<T, S, kColumns>(sums, args, stream);
+    if (args.sums.dim < kColumns * kStrands<S>) return SumBy<T, S, 1, kWeighted>(args, stream);
+    SumBy<T, S, kColumns, kWeighted>(args, stream);
   }
-  template <class T, class S, int kColumns>
-  void SumBy(const SegmentSumArgs& sums, const AccumulateArgs& args, Stream stream) {
+  template <class T, class S, int kColumns, bool kWeighted>
+  void SumBy(const SumArgs& args, Stream stream) {
     constexpr int64_t kGroup = kColumns * kStrands<S>;
-    const int64_t groups = (args.dim + kGroup - 1) / kGroup;
+    const int64_t groups = (args.sums.dim + kGroup - 1) / kGroup;
     auto* const run_sums = static_cast<S*>(args.run_sums);
-    if (const int64_t places = AccumulateArgs::RunsFor(args.n); places > 0) {
-      const Runs runs{args.sorted_numbers, args.offsets, args.n};
+    if (const int64_t places = SumArgs::RunsFor(args.n); places > 0) {
+      const Runs runs{args.sorted_numbers, args.sums.offsets, args.n};
       executor_.template Run<kStrands<S>>(
-          places * groups, SumRuns<T, S, kColumns>{sums, runs, run_sums, groups}, stream);
+          places * groups, SumRuns<T, S, kColumns, kWeighted>{args.sums, runs, run_sums, groups},
+          stream);
     }
     executor_.template Run<kStrands<S>>(
-        args.n * groups, SumOccurrences<T, S, kColumns>{sums, args.count, run_sums, groups},
-        stream);
+        args.segments * groups,
+        SumSegment<T, S, kColumns, kWeighted>{args.sums, args.count, run_sums, groups}, stream);
   }
 
   template <class W, class S>

@@ -62,19 +62,27 @@ RECIS_INLINE void SumColumns(const T* values, int64_t dim, const uint32_t* posit
   Put(total, fresh, divisor, sum, last);
 }
 
+// The row of a segment's sum, or kSkip.
+RECIS_INLINE int64_t TargetOf(const SegmentSumArgs& args, int64_t segment) {
+  return args.targets == nullptr ? segment : args.targets[segment];
+}
+RECIS_INLINE bool IsFresh(const SegmentSumArgs& args, int64_t segment) {
+  return args.fresh == nullptr || args.fresh[segment];
+}
+
 template <bool kWeighted, class T, class S>
 void SumSegments(const SegmentSumArgs& args, int64_t begin, int64_t end) {
   constexpr int kWidth = kLanes<S>;
   const T* values = static_cast<const T*>(args.values);
   for (int64_t segment = begin; segment < end; ++segment) {
-    const int64_t target = args.targets == nullptr ? segment : args.targets[segment];
-    if (args.targets != nullptr && target == SegmentSumArgs::kSkip) continue;
+    const int64_t target = TargetOf(args, segment);
+    if (target == SegmentSumArgs::kSkip) continue;
     const uint32_t first = args.offsets[segment];
     const int64_t count = args.offsets[segment + 1] - first;
     const uint32_t* positions = args.positions + first;
     const S* weights = kWeighted ? static_cast<const S*>(args.weights) + first : nullptr;
     S* sum = static_cast<S*>(args.sums) + target * args.dim;
-    const bool fresh = args.fresh == nullptr || args.fresh[segment];
+    const bool fresh = IsFresh(args, segment);
     if (count == 0) {
       if (fresh) __builtin_memset(sum, 0, sizeof(S) * static_cast<size_t>(args.dim));
       continue;

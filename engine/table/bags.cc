@@ -1,5 +1,6 @@
 #include "table/bags.h"
 
+#include <algorithm>
 #include <limits>
 #include <string>
 
@@ -59,27 +60,21 @@ Result<Bags> Bags::Make(const int64_t* inverse, int64_t n, const int64_t* offset
 
 void Bags::Sum(const void* embeddings, DType dtype, int64_t dim, const void* weights, bool mean,
                void* out) const {
-  SegmentSumArgs args{
-      embeddings, dtype, dim, offsets_.as<uint32_t>(), inverse_.as<uint32_t>(), nullptr, nullptr,
-      mean,       1,     out};
+  SegmentSumArgs args{embeddings, dtype, dim, offsets(), inverse(), nullptr, nullptr, mean, 1, out};
   args.weights = weights;
   SumInParallel(args, bags_);
 }
 
 void Bags::Spread(const void* grads, DType dtype, int64_t dim, const void* weights, bool mean,
                   void* out) const {
-  Buffer bag_buffer = BufferCache::Get(static_cast<size_t>(n_) * sizeof(uint32_t));
-  uint32_t* bags = bag_buffer.as<uint32_t>();
-  const uint32_t* offsets = offsets_.as<uint32_t>();
-  for (int64_t bag = 0; bag < bags_; ++bag) {
-    for (uint32_t i = offsets[bag]; i < offsets[bag + 1]; ++i) bags[i] = static_cast<uint32_t>(bag);
-  }
-  const Occurrences order(inverse_.as<uint32_t>(), n_, distinct_);
+  const Buffer bag_buffer = BagOfEach();
+  const uint32_t* bags = bag_buffer.as<uint32_t>();
+  const Occurrences order(inverse(), n_, distinct_);
   Buffer scale;
   if (mean || weights != nullptr) {
     scale = dtype == DType::kFloat64
-                ? WeightsInOrder(order, bags, offsets, n_, static_cast<const double*>(weights))
-                : WeightsInOrder(order, bags, offsets, n_, static_cast<const float*>(weights));
+                ? WeightsInOrder(order, bags, offsets(), n_, static_cast<const double*>(weights))
+                : WeightsInOrder(order, bags, offsets(), n_, static_cast<const float*>(weights));
   }
   Buffer place_buffer = BufferCache::Get(static_cast<size_t>(n_) * sizeof(uint32_t));
   uint32_t* places = place_buffer.as<uint32_t>();
@@ -87,6 +82,15 @@ void Bags::Spread(const void* grads, DType dtype, int64_t dim, const void* weigh
   SegmentSumArgs args{grads, dtype, dim, order.starts(), places, nullptr, nullptr, false, 1, out};
   args.weights = scale.data();
   SumInParallel(args, distinct_);
+}
+
+Buffer Bags::BagOfEach() const {
+  Buffer bags = BufferCache::Get(static_cast<size_t>(n_) * sizeof(uint32_t));
+  for (int64_t bag = 0; bag < bags_; ++bag) {
+    std::fill(bags.as<uint32_t>() + offsets()[bag], bags.as<uint32_t>() + offsets()[bag + 1],
+              static_cast<uint32_t>(bag));
+  }
+  return bags;
 }
 
 }  // namespace recis

@@ -30,6 +30,14 @@ class Bags {
   void Spread(const void* grads, DType dtype, int64_t dim, const void* weights, bool mean,
               void* out) const;
 
+  int64_t positions() const { return n_; }
+  int64_t size() const { return bags_; }
+  int64_t distinct() const { return distinct_; }
+  const uint32_t* inverse() const { return inverse_.as<uint32_t>(); }
+  const uint32_t* offsets() const { return offsets_.as<uint32_t>(); }
+  // The bag of each position, uint32 (n).
+  Buffer BagOfEach() const;
+
  private:
   Bags() = default;
 

@@ -9,7 +9,7 @@ namespace recis {
 // ---- gradient ---------------------------------------------------------------------------
 
 int64_t DeviceTable::RunSumsBytes(int64_t n) const {
-  return AccumulateArgs::RunsFor(n) * schema_.slots()[0].count *
+  return SumArgs::RunsFor(n) * schema_.slots()[0].count *
          static_cast<int64_t>(SizeOf(AccumulatorOf(options_.dtype)));
 }
 

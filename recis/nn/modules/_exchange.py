@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recis._place import Place
 from recis._slices import shards_of
 from recis._tensors import distinct
 from recis.nn.hashtable_hook import AdmitHook
@@ -43,9 +44,11 @@ class Found(NamedTuple):
     """Rows of distinct ids, and where each of the ids is among them."""
 
     rows: Tensor
-    """`(u, *embedding_shape)`."""
+    """`(u, *embedding_shape)`, on the table's device."""
     inverse: Tensor
-    """int64 `(n,)`."""
+    """int64 `(n,)` on the CPU."""
+    place: Place
+    """The table's."""
 
 
 def group_size(group: dist.ProcessGroup | None) -> int:
@@ -86,7 +89,8 @@ def look_up(wanted: Sequence[Wanted], group: dist.ProcessGroup | None) -> list[F
     plan.count()
     holder = next((w.table._holder for w in wanted if _learns(w)), torch.zeros(()))
     rows = _Rows.apply(holder, plan)
-    return [Found(*each) for each in zip(rows, plan.inverses, strict=True)]
+    places = (w.table.table.place for w in wanted)
+    return [Found(*each) for each in zip(rows, plan.inverses, places, strict=True)]
 
 
 def insert(
@@ -225,10 +229,10 @@ class _Plan:
     def start(
         self, what: str, tables: list[int], parts: list[Tensor], source: _Side, target: _Side
     ) -> _Travelling:
-        """Sends rows of each of some tables from one side to the other."""
+        """Sends rows of each of some tables from one side to the other, by way of the CPU."""
         if self.world == 1:
             return _Travelling(what, tables, target, parts)
-        rows = source.join(parts, tables)
+        rows = source.join([part.cpu() for part in parts], tables)
         arriving, leaving = target.by_worker(tables), source.by_worker(tables)
         out = rows.new_empty((sum(arriving), *rows.shape[1:]))
         work = carry(what, out, rows, self.group, (arriving, leaving), wait=False)
@@ -323,7 +327,7 @@ class _Rows(torch.autograd.Function):
         out: list[Any] = [None] * len(plan.wanted)
         for each in under_way:
             for k, rows in each.wait():
-                out[k] = rows
+                out[k] = rows.to(plan.wanted[k].table.device)
         ctx.plan, ctx.batches = plan, batches
         ctx.mark_non_differentiable(*(out[k] for k in range(len(out)) if k not in plan.learning))
         return tuple(out)
@@ -351,7 +355,7 @@ def _own_rows(plan: _Plan, k: int, batches: list[Any]) -> Tensor:
     wanted = plan.wanted[k]
     ids, counts = plan.asked[k]
     if not _admits(wanted):
-        return wanted.table.table.read(ids.to(wanted.table.device)).cpu()
+        return wanted.table.table.read(ids.to(wanted.table.device))
     times = counts.to(torch.int32)
     rows, batches[k] = wanted.table._admit(ids, wanted.admit_hook, times)
-    return rows.cpu()
+    return rows

@@ -191,12 +191,11 @@ def combine(rows: Rows, found: Found, option: EmbeddingOption, weight: Tensor | 
     embeddings = found.rows
     if embeddings.dtype == torch.int8:
         embeddings = embeddings.to(torch.float16 if option.fp16_enabled else torch.float32)
-    weight = weight if option.use_weight else None
-    weight = None if weight is None else weight.reshape(-1).to(embeddings.device)
+    weight = weight.reshape(-1) if weight is not None and option.use_weight else None
+    given = embeddings, found.inverse, rows.offsets, weight
     if option.combiner == "tile":
-        return tile(embeddings, found.inverse, rows.offsets, weight, option.tile_len, rows.left_pad)
-    mean = option.combiner == "mean"
-    return pool(embeddings, found.inverse, rows.offsets, weight, mean=mean)
+        return tile(*given, option.tile_len, rows.left_pad, place=found.place)
+    return pool(*given, mean=option.combiner == "mean", place=found.place)
 
 
 class DynamicEmbedding(torch.nn.Module):

@@ -147,7 +147,7 @@ class EmbeddingEngine(torch.nn.Module):
         if part.option.combiner == "tile":
             out = {}
             for begin, end, (name, each) in zip(begins, begins[1:], rows.items(), strict=False):
-                of_feature = Found(found.rows, found.inverse[begin:end])
+                of_feature = found._replace(inverse=found.inverse[begin:end])
                 tiled = combine(each, of_feature, self._options[name], each.weight)
                 out[name] = tiled if each.ragged else tiled.flatten(1)
             return out

@@ -352,7 +352,8 @@ class HashTable(torch.nn.Module):
         if self._grad_mean:
             counts = torch.empty(batch.size, dtype=torch.int64)
             batch.counts(counts.data_ptr())
-            grad, divisor = grad / counts.view(-1, *[1] * (grad.dim() - 1)), 1.0
+            by_id = counts.to(grad.device).view(-1, *[1] * (grad.dim() - 1))
+            grad, divisor = grad / by_id, 1.0
         self._table.take_part()
         self._table.accumulate(batch, grad, False, divisor)
 
