@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recis import Store, _engine, optim
-from recis._place import _OnCurrentStream
+from recis._place import Place, _OnCurrentStream
 from recis.nn import FilterHook, HashTable
 from recis.nn.hashtable_hook import FrequencyAdmitHook
 from recis.nn.initializers import NormalInitializer
@@ -205,7 +205,7 @@ def test_an_evaluation_can_be_captured_in_a_cuda_graph(make_table, device):
     assert torch.equal(out, table(ids))
 
 
-def test_a_gpus_table_works_on_the_stream_that_is_torchs_at_each_call(monkeypatch):
+def test_what_is_on_a_gpu_works_on_the_stream_that_is_torchs_at_each_call(monkeypatch):
     used, current = [], SimpleNamespace(cuda_stream=7)
     monkeypatch.setattr(_engine, "use_stream", used.append)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
@@ -214,3 +214,14 @@ def test_a_gpus_table_works_on_the_stream_that_is_torchs_at_each_call(monkeypatc
     current.cuda_stream = 8
     table.clear()
     assert used == [7, "clear", 8, "clear"]
+
+    def made(*given):
+        used.append(f"made on {given[-1]}")
+        return SimpleNamespace(sum=lambda: used.append("sum"))
+
+    used.clear()
+    monkeypatch.setattr(_engine, "DeviceBags", made)
+    bags = Place("cuda:1", torch.device("cuda", 1)).make_bags(long(0), long(0, 1), 1)
+    current.cuda_stream = 9
+    bags.sum()
+    assert used == [8, "made on 1", 9, "sum"]

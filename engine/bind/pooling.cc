@@ -1,7 +1,7 @@
 // Sums and means of rows of ids, on the CPU and on devices.
 #include <optional>
 
-#include "bind/table_methods.h"
+#include "bind/bind.h"
 #include "table/bags.h"
 #include "table/device_bags.h"
 

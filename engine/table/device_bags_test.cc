@@ -127,7 +127,7 @@ TEST(ALateDeviceHasTheBitsOfThoseInMemory) {
 
 // Where there is one.
 TEST(AGpuHasTheBitsOfThoseInMemory) {
-  if (auto device = CudaDevice(0); device.ok()) TryAll(device.value(), 200000);
+  if (auto device = CudaDevice(0); device.ok()) TryAll(device.value(), 20000);
 }
 
 TEST(SumsWaitForNothing) {
