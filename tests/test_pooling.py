@@ -108,6 +108,15 @@ def test_places_that_are_not_there_are_refused(device):
             pool(embeddings, inverse, offsets, None, mean=False, place=place)
 
 
+@pytest.mark.parametrize("mean", [False, True])
+def test_each_id_has_a_weight(device, mean):
+    place = place_of(device)
+    embeddings = example(torch.float32)[0].to(place.device)
+    for weight in (torch.ones(8), torch.ones(9, 1)):
+        with pytest.raises(ValueError, match=r"pooling: weight: expected shape \(9,\)"):
+            pool(embeddings, INVERSE, OFFSETS, weight, mean=mean, place=place)
+
+
 SAME = """
 import hashlib, torch
 from recis.nn.functional import pool

@@ -60,7 +60,6 @@ class CachedRows {
   // A step has changed all that have a pending gradient, which stays.
   void MarkStepped();
   void ClearPending();
-  bool any_pending() const { return !pending_.empty(); }
 
   std::vector<Frame> Dirty() const;
   std::vector<Frame> All() const;

@@ -20,6 +20,7 @@ from recis._tensors import (
     accumulator_of,
     address_of,
     check_ids,
+    check_values,
     for_engine,
     new_output,
     use_torch_threads,
@@ -52,6 +53,7 @@ def pool(
 
     Raises:
         TypeError: the embeddings are integers, or inverse or offsets are not int64.
+        ValueError: there are not n weights.
         IndexError: an id has none of the embeddings, or the offsets are not those of n ids.
         RuntimeError: the embeddings are on a device without tables, or it has no room.
     """
@@ -60,6 +62,7 @@ def pool(
     inverse = check_ids(inverse, "pooling: inverse")
     offsets = check_ids(offsets, "pooling: offsets")
     if weight is not None:
+        weight = check_values(weight, inverse.numel(), (), "pooling: weight")
         weight = weight.to(accumulator_of(embeddings.dtype))
         if mean:  # on the CPU: torch sums in another order elsewhere
             weight = weight.to(CPU)
